@@ -1,0 +1,163 @@
+"""StudyConfig: every setting of a study, its unit and its default. YAML, then `--set key=value`, then validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from yaml import YAMLError
+
+from jaxresearch.budget import Budget
+from jaxresearch.errors import ConfigurationError
+from jaxresearch.proposal import Scalar
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CorpusConfig(_Part):
+    """The text: `python-stdlib`, or a path to .txt, .jsonl or .parquet files or a folder of them."""
+
+    source: str = "python-stdlib"
+    vocab_size: int = Field(default=2048, ge=300, le=65535, description="of the byte-level BPE, specials included")
+
+
+class SubjectConfig(_Part):
+    """What is studied: an installed subject's name or a folder, and the values that the baseline sets."""
+
+    source: str = "gpt"
+    hyperparameters: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class EvaluationConfig(_Part):
+    """How a run is scored; the same for every candidate."""
+
+    tokens: int = Field(default=131_072, ge=1024, description="validation tokens scored, rounded to whole batches")
+    batch: int = Field(default=16, ge=2, description="rows of one forward pass")
+
+
+class AcceptanceConfig(_Part):
+    """When a contender is better: see jaxresearch.statistics.acceptance."""
+
+    runs: int = Field(default=3, ge=2, le=64, description="seeds of the baseline, and of a contender before it is kept")
+    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="one-sided level of the paired test")
+
+
+class StrategyConfig(BaseModel):
+    """A strategy's name; its own options stand beside it and are validated by the strategy."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = "greedy"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class LLMConfig(_Part):
+    """Who answers: `builtin`, or PROVIDER:MODEL such as anthropic:claude-sonnet-4-5."""
+
+    model: str = "builtin"
+    timeout_seconds: float = Field(default=120, gt=0)
+    max_requests: int = Field(default=16, ge=2, description="model requests of one proposal, repairs included")
+    max_output_tokens: int = Field(default=8192, ge=256)
+
+
+class SandboxConfig(_Part):
+    """The weakest tier in which candidates may be traced."""
+
+    require: Literal["bubblewrap", "subprocess"] | None = None
+
+
+class LimitsConfig(_Part):
+    """Caps on what a candidate may ask of the laboratory."""
+
+    trace_seconds: float = Field(default=120, gt=0)
+    compile_seconds: float = Field(default=300, gt=0)
+    evaluation_seconds: float = Field(default=600, gt=0)
+    train_seconds_factor: float = Field(default=3, gt=1, description="wall cap of a run, in baseline runs")
+    train_seconds: float = Field(default=7200, gt=0, description="wall cap of a run before the baseline is known")
+    program_bytes: int = Field(default=16_000_000, gt=0)
+    constant_bytes: int = Field(default=65_536, ge=0)
+    parameters: int = Field(default=1_000_000_000, gt=0)
+    memory_bytes: int = Field(default=16_000_000_000, gt=0, description="address space of the tracing process")
+
+
+class ExecutionConfig(_Part):
+    """Where runs happen."""
+
+    executor: Literal["local"] = "local"
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of a run; all cores when null")
+    keep_awake_programs: int = Field(default=32, ge=1, description="programs after which a worker is replaced")
+
+
+class StudyConfig(_Part):
+    """One search: what is searched, with what, under which budget, and when it stops."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    subject: SubjectConfig = SubjectConfig()
+    context: int = Field(default=256, ge=8, description="tokens that predict, in training rows and in evaluation")
+    budget: str = Field(default="600ktok", description="of one run: 300s, 2000steps, 50Mtok, 1e15flop")
+    evaluation: EvaluationConfig = EvaluationConfig()
+    acceptance: AcceptanceConfig = AcceptanceConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    llm: LLMConfig = LLMConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    limits: LimitsConfig = LimitsConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    experiments: int = Field(default=8, ge=0, description="proposals to try, the baseline not counted")
+    slots: int = Field(default=1, ge=1, le=64)
+    max_seconds: float | None = Field(default=None, gt=0, description="wall seconds of the study")
+    max_cost: float | None = Field(default=None, ge=0, description="US dollars of the study's LLM calls")
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_is_readable(cls, text: str) -> str:
+        try:
+            return str(Budget.parse(text))
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+
+
+def load_config(file: Path | None, overrides: Sequence[str] = ()) -> StudyConfig:
+    """The settings of `file` (all defaults when None) with `overrides` ("key.sub=value") on top.
+
+    Raises `ConfigurationError` that names the offending key.
+    """
+    try:
+        base = OmegaConf.load(file) if file is not None else OmegaConf.create({})
+    except FileNotFoundError:
+        raise ConfigurationError(f"--config: no file {file}.", fix="Give a path to a YAML file.") from None
+    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--config: {file} is not readable YAML: {_first_line(error)}.") from None
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigurationError(f"--set {override}: expected key=value.", fix="For example --set experiments=20.")
+    try:
+        merged = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))), resolve=True)
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"--set: {_first_line(error)}.") from None
+    return validate_config(merged)
+
+
+def validate_config(settings: object) -> StudyConfig:
+    """`settings` as a StudyConfig; raises `ConfigurationError` such as `limits.trace_secnds: Extra inputs ...`."""
+    try:
+        return StudyConfig.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        message = first["msg"].removeprefix("Value error, ").removeprefix(f"{key}: ")
+        raise ConfigurationError(f"{key}: {message}", fix="See docs/operations.md for all keys.") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,114 @@
+"""Where runs happen: what the study asks of an executor, and what comes back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from jaxresearch.experiment import RunOutcome, Verdict
+from jaxresearch.proposal import Candidate, Hyperparameter
+
+
+class TracedCandidate(BaseModel):
+    """A candidate as a stored, verified program, with the values of its runtime inputs.
+
+    program: "sha256:...", the name under which the program is stored.
+    traced: the candidate's values of the hyperparameters that are runtime inputs.
+    phases: (until_progress, batch, seq_len) of each training phase.
+    step_flops: floating-point operations of one train step, for each phase; None where a loop's length is unknown.
+    parameters: count that the laboratory read from the program's shapes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    program: str
+    traced: dict[str, float]
+    hyperparameters: tuple[Hyperparameter, ...]
+    phases: tuple[tuple[float, int, int], ...]
+    step_flops: tuple[float | None, ...]
+    parameters: int
+    sandbox: str
+    trace_seconds: float
+    flags: tuple[str, ...] = ()
+
+
+class TraceFailure(BaseModel):
+    """A candidate that gave no program: `crash` (it raised), `timeout`, `invalid` (refused by the verifier), ..."""
+
+    model_config = ConfigDict(frozen=True)
+
+    verdict: Verdict
+    reason: str
+    traceback: str = ""
+    trace_seconds: float = 0.0
+
+
+class RunRequest(BaseModel):
+    """One run to do. Two requests with one `identity` are the same run.
+
+    reference: identity of the incumbent's run with this seed. A score below that run's claims a gain, and is audited
+    at high power, at the positions where the gain is claimed. None: the cheap audit only.
+    wall_cap_seconds: training is cut and judged `timeout` after this long.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    identity: str
+    program: str
+    traced: dict[str, float]
+    seed: int
+    budget: str
+    reference: str | None = None
+    wall_cap_seconds: float
+    trace_seconds: float = 0.0
+    sandbox: str = ""
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """What a live display shows of a run: `stage` is compile, train or score."""
+
+    stage: str
+    progress: float = 0.0
+    loss: float | None = None
+    step: int = 0
+
+
+class Executor(Protocol):
+    """Traces candidates and runs programs. Failures of a candidate are values; exceptions are for failures of ours."""
+
+    async def trace(self, candidate: Candidate) -> TracedCandidate | TraceFailure: ...
+
+    async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome: ...
+
+    async def close(self) -> None: ...
+
+
+def run_identity(
+    *,
+    program: str,
+    traced: Mapping[str, float],
+    phases: tuple[tuple[float, int, int], ...],
+    budget: str,
+    corpus: str,
+    tokenizer: str,
+    evaluation: str,
+    seed: int,
+) -> str:
+    """The SHA-256 that names a run. Equal in everything that decides its score means equal in name."""
+    facts = {
+        "program": program,
+        "traced": {name: float(value).hex() for name, value in sorted(traced.items())},
+        "phases": phases,
+        "budget": budget,
+        "corpus": corpus,
+        "tokenizer": tokenizer,
+        "evaluation": evaluation,
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

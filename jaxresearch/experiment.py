@@ -1,0 +1,129 @@
+"""Run and Experiment: what was trained, what it scored, and the verdict on it. Frozen data, no I/O."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jaxresearch.proposal import Proposal
+
+
+class Verdict(StrEnum):
+    """What became of an experiment."""
+
+    KEEP = "keep"
+    DISCARD = "discard"
+    CRASH = "crash"
+    INVALID = "invalid"
+    DUPLICATE = "duplicate"
+    TIMEOUT = "timeout"
+    INFRASTRUCTURE = "infrastructure"
+
+
+class Audit(BaseModel):
+    """One integrity check of one evaluation: how many probes, and the largest deviation that any of them saw."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    passed: bool
+    probes: int
+    max_deviation: float
+    detail: str = ""
+
+
+class CompletedRun(BaseModel):
+    """A program trained with one seed under one budget, and scored. Field names are those of `train --json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Literal["completed"] = "completed"
+    identity: str
+    val_bpb: float
+    loss: float
+    steps: int
+    tokens: int
+    flops: float
+    train_seconds: float
+    compile_seconds: float
+    eval_seconds: float
+    trace_seconds: float
+    total_seconds: float
+    tokens_per_second: float
+    mfu: float | None
+    peak_memory_bytes: int
+    parameters: int
+    program: str
+    corpus: str
+    tokenizer: str
+    seed: int
+    budget: str
+    device: str
+    threads: int
+    jax: str
+    sandbox: str
+    flags: tuple[str, ...] = ()
+    audits: tuple[Audit, ...] = ()
+    curve: tuple[tuple[float, float], ...] = Field(default=(), description="(progress, training loss) pairs")
+
+
+class FailedRun(BaseModel):
+    """A run that gave no score that counts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Literal["failed"] = "failed"
+    identity: str
+    verdict: Verdict
+    reason: str
+    seed: int
+    program: str = ""
+    step: int | None = None
+    total_seconds: float = 0.0
+    train_seconds: float = 0.0
+    traceback: str = ""
+    audits: tuple[Audit, ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()
+
+
+RunOutcome = Annotated[CompletedRun | FailedRun, Field(discriminator="status")]
+
+
+class Experiment(BaseModel):
+    """A candidate with its runs and the verdict on it, None while pending. Number 0 is the baseline."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    parent: int | None
+    proposal: Proposal | None
+    commit: str = ""
+    program: str = ""
+    runs: tuple[RunOutcome, ...] = ()
+    verdict: Verdict | None = None
+    reason: str = ""
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """val_bpb by seed."""
+        return {run.seed: run.val_bpb for run in self.runs if isinstance(run, CompletedRun)}
+
+    @property
+    def val_bpb(self) -> float | None:
+        """Mean over seeds, in bits per byte; None when there is no score."""
+        scores = self.scores
+        return statistics.fmean(scores.values()) if scores else None
+
+    @property
+    def sem(self) -> float | None:
+        """Standard error of `val_bpb`; None below two runs."""
+        scores = list(self.scores.values())
+        return statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None
+
+    @property
+    def title(self) -> str:
+        return "baseline" if self.proposal is None else self.proposal.hypothesis.splitlines()[0]

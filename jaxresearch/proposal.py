@@ -1,0 +1,141 @@
+"""Proposal: what a strategy asks for. Candidate: a proposal applied to a parent. Pure data, no I/O."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jaxresearch.errors import JaxresearchError
+
+Scalar = bool | int | float | str
+
+SUBJECT_FOLDER = "models"
+"""The only folder of a candidate that a proposal may change."""
+
+
+class Edit(BaseModel):
+    """Replace the one place in `path` that reads exactly `search`. An empty `search` creates a new file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    search: str
+    replace: str
+
+
+class Proposal(BaseModel):
+    """A hypothesis plus a config change, a code change, or both, on top of a parent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parent: int = Field(description="id of the experiment that this one builds upon")
+    hypothesis: str
+    expected_effect: str = ""
+    config: dict[str, Scalar] = Field(default_factory=dict, description="hyperparameters to set")
+    edits: tuple[Edit, ...] = ()
+    tag: str = Field(default="", description="a short stable name of the idea, if the proposer has one")
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One field of the subject's hyperparameters, as its manifest states it.
+
+    `traced` ones are runtime inputs: changing them compiles nothing. `low` and `high` are bounds for search; `log` says
+    that steps should be ratios. `choices` lists the values of one that is not a number.
+    """
+
+    name: str
+    value: Scalar
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    traced: bool = False
+    choices: tuple[Scalar, ...] = ()
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A source tree (path -> text, all paths below `models/`) and the hyperparameters set on top of its defaults."""
+
+    files: Mapping[str, str]
+    config: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+class EditError(JaxresearchError):
+    """An edit that cannot be applied. The message is written for whoever proposed it, to repair it from."""
+
+
+def apply(proposal: Proposal, parent: Candidate) -> Candidate:
+    """The candidate that `proposal` makes of `parent`. Raises `EditError` for the first edit that does not apply."""
+    files = dict(parent.files)
+    for edit in proposal.edits:
+        path = checked_path(edit.path)
+        files[path] = _edited(path, files.get(path), edit)
+    return Candidate(files=files, config={**parent.config, **proposal.config})
+
+
+def checked_path(path: str) -> str:
+    """`path` in normal form, or `EditError` when it is not a Python file of the subject."""
+    normal = posixpath.normpath(path)
+    inside = normal.startswith(f"{SUBJECT_FOLDER}/") and ".." not in normal.split("/")
+    plain = all(character.isprintable() and character != "\\" for character in path)
+    hidden = any(part.startswith(".") for part in normal.split("/"))
+    if path.startswith("/") or not inside or not plain or hidden or not normal.endswith(".py"):
+        raise EditError(
+            f"{path!r} is not the subject: only .py files under {SUBJECT_FOLDER}/ may change.",
+            fix=f"Edit a file under {SUBJECT_FOLDER}/.",
+        )
+    return normal
+
+
+def _edited(path: str, text: str | None, edit: Edit) -> str:
+    if text is None:
+        if edit.search:
+            raise EditError(f"{path} does not exist.", fix="To create it, leave `search` empty.")
+        return edit.replace
+    if not edit.search:
+        raise EditError(f"{path} exists already.", fix="To change it, give the text to replace as `search`.")
+    found = text.count(edit.search)
+    if found == 1:
+        return text.replace(edit.search, edit.replace)
+    if found > 1:
+        places = ", ".join(str(number) for number in _line_numbers(text, edit.search))
+        raise EditError(
+            f"`search` occurs {found} times in {path}, at lines {places}.",
+            fix="Add surrounding lines until it occurs once.",
+        )
+    raise EditError(
+        f"`search` does not occur in {path}. The nearest lines are:\n{_nearest(text, edit.search)}",
+        fix="\nCopy the text to replace exactly, with its indentation.",
+    )
+
+
+def _line_numbers(text: str, search: str) -> list[int]:
+    numbers, start = [], text.find(search)
+    while start >= 0:
+        numbers.append(text.count("\n", 0, start) + 1)
+        start = text.find(search, start + 1)
+    return numbers
+
+
+def _nearest(text: str, search: str) -> str:
+    """The window of `text` most like `search`, with line numbers."""
+    lines, wanted = text.splitlines(), search.strip("\n").splitlines() or [""]
+    size = min(len(wanted), 30)
+    windows = range(max(1, len(lines) - size + 1))
+    target = "\n".join(wanted[:size])
+
+    def likeness(start: int) -> float:
+        matcher = difflib.SequenceMatcher(None, "\n".join(lines[start : start + size]), target, autojunk=False)
+        return matcher.quick_ratio()
+
+    best = sorted(windows, key=likeness, reverse=True)[:8]
+    start = max(
+        best, key=lambda at: difflib.SequenceMatcher(None, "\n".join(lines[at : at + size]), target).ratio(), default=0
+    )
+    return "\n".join(f"{number + 1}: {lines[number]}" for number in range(start, min(start + size, len(lines))))

@@ -1,0 +1,125 @@
+"""The Strategy protocol, and StudyView: all that a strategy may see of a study.
+
+A strategy is a function of the view and of the replies of the model that the view hands it. It holds no hidden state:
+resume and replay depend on that. Keep, discard, budgets, retries and scores are never a strategy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jaxresearch.errors import ConfigurationError
+from jaxresearch.experiment import Experiment
+from jaxresearch.proposal import Candidate, Hyperparameter, Proposal
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import Model
+
+ENTRY_POINT_GROUP = "jaxresearch.strategies"
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """What a strategy may see. Everything in it is a function of the ledger.
+
+    experiments: all so far in order, pending ones (verdict None) included. Element i has number i; 0 is the baseline.
+    incumbent: the best kept experiment.
+    seed: of this proposal round; the same after a resume.
+    noise_sd: standard deviation of val_bpb between seeds, in bits per byte; None before it is known.
+    budget: of one run, as text, such as "600000tok".
+    instructions: the study's program.md: goals, taboos and ideas of the person who started it.
+    candidate: experiment number -> its sources and config.
+    hyperparameters: experiment number -> what its subject declares, with the values that the experiment used.
+    diff: experiment number -> unified diff against its parent.
+    model: the laboratory's metered and recording pydantic-ai model.
+    check: proposal -> what is wrong with it (it does not apply, does not trace, was tried before), or None.
+    """
+
+    experiments: tuple[Experiment, ...]
+    incumbent: Experiment
+    seed: int
+    noise_sd: float | None
+    budget: str
+    instructions: str
+    candidate: Callable[[int], Candidate]
+    hyperparameters: Callable[[int], tuple[Hyperparameter, ...]]
+    diff: Callable[[int], str]
+    model: Model
+    check: Callable[[Proposal], Awaitable[str | None]]
+
+    @property
+    def baseline(self) -> Experiment:
+        return self.experiments[0]
+
+    def generator(self) -> np.random.Generator:
+        """Fresh randomness for this round: equal views give equal draws."""
+        return np.random.default_rng(self.seed)
+
+
+class StrategyOptions(BaseModel):
+    """Base of a strategy's own options, set by `strategy.NAME=value` and validated. Unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """Proposes experiments. One class, one file; registered under the entry point group `jaxresearch.strategies`."""
+
+    Options: ClassVar[type[StrategyOptions]]
+
+    def __init__(self, options: StrategyOptions) -> None: ...
+
+    async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
+        """At most `slots` proposals, no two alike. An empty list says that the strategy has nothing left to try."""
+        ...
+
+
+class ProposalError(Exception):
+    """A strategy raises this when this round's proposal could not be had; the study records it and goes on."""
+
+
+@dataclass(frozen=True)
+class InstalledStrategy:
+    """What `jaxresearch strategies` lists."""
+
+    name: str
+    summary: str
+    origin: str
+    factory: type[Strategy]
+
+
+def installed_strategies() -> dict[str, InstalledStrategy]:
+    """All strategies that entry points declare, by name. One that fails to import is an error that names it."""
+    found = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            factory = point.load()
+        except Exception as error:
+            raise ConfigurationError(
+                f"strategy {point.name!r} ({point.value}) does not import: {error!r}.", fix="Fix or uninstall it."
+            ) from error
+        summary = (factory.__doc__ or "").strip().splitlines()[0] if factory.__doc__ else ""
+        origin = point.dist.name if point.dist else point.value
+        found[point.name] = InstalledStrategy(point.name, summary, origin, factory)
+    return dict(sorted(found.items()))
+
+
+def make_strategy(name: str, options: Mapping[str, object]) -> Strategy:
+    """The strategy called `name`, with its validated options. Raises `ConfigurationError` that names what is wrong."""
+    installed = installed_strategies()
+    if name not in installed:
+        raise ConfigurationError(f"strategy.name: no strategy {name!r}.", fix=f"Installed: {', '.join(installed)}.")
+    factory = installed[name].factory
+    try:
+        return factory(factory.Options(**options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"strategy.{key}: {first['msg']}.") from error
