@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _BUILDING = ".building-"
@@ -24,11 +24,14 @@ def default_cache_root() -> Path:
 
 
 @contextmanager
-def locked(root: Path, name: str) -> Iterator[None]:
-    """Holds the lock of `name` in `root`, waiting for other processes. The kernel frees a dead process's lock."""
+def locked(root: Path, name: str, *, wait: bool = True) -> Iterator[None]:
+    """Holds the lock of `name` in `root`; the kernel frees a dead process's lock.
+
+    While another process holds it: waits, or raises BlockingIOError unless `wait`.
+    """
     descriptor = os.open(root / f"{_LOCK}{name}", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)
@@ -63,14 +66,8 @@ def sweep(root: Path) -> None:
     """Removes the drafts that killed processes left in `root`. A draft whose lock is held is being built: it stays."""
     for draft in root.glob(f"{_BUILDING}*"):
         name = draft.name.removeprefix(_BUILDING).removesuffix(".old")
-        descriptor = os.open(root / f"{_LOCK}{name}", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError), locked(root, name, wait=False):
             shutil.rmtree(draft, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(descriptor)
 
 
 def sync(path: Path) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -65,15 +65,21 @@ class Source:
     name: short and fit for a file name.
     root: the folder that keys are relative to.
     files: in the order in which they are read.
-    ignored: files of `root` that are no text we read.
+    size_bytes: of all files together.
+    ignored: how many files of `root` are no text that we read.
     """
 
     name: str
     kind: Literal["python-stdlib", "file", "folder"]
     root: Path
     files: tuple[Path, ...]
+    size_bytes: int
     ignored: int = 0
-    size_bytes: int = field(default=0, compare=False)
+
+    @property
+    def location(self) -> Path:
+        """What to name in an error."""
+        return self.files[0] if self.kind == "file" else self.root
 
     def documents(self, on_progress: OnProgress = no_progress, stage: str = "read") -> Iterator[Document]:
         """All documents, no two of the same text: the first key in order keeps it, so no text is in two splits.
@@ -81,7 +87,7 @@ class Source:
         Raises JaxresearchError, naming the file, for one that cannot be read as text.
         """
         seen: set[bytes] = set()
-        done_bytes = 0
+        done_bytes, shown = 0, 0.0
         for path in self.files:
             for key, text in self._texts(path):
                 encoded = text.encode()
@@ -89,8 +95,11 @@ class Source:
                 if encoded and sha256 not in seen:
                     seen.add(sha256)
                     yield Document(key, text, sha256, len(encoded))
-            done_bytes += path.stat().st_size
-            on_progress(stage, min(1.0, done_bytes / max(1, self.size_bytes)))
+                done_bytes += len(encoded)
+                done = min(0.99, done_bytes / max(1, self.size_bytes))  # an estimate: compressed files hold more
+                if done >= shown + 0.01:
+                    on_progress(stage, done)
+                    shown = done
         on_progress(stage, 1.0)
 
     def _texts(self, path: Path) -> Iterator[tuple[str, str]]:
@@ -124,7 +133,7 @@ def find_source(spec: str | Path) -> Source:
             if path.suffix.lower() not in READERS:
                 raise ConfigurationError(f"corpus.source: {path} is not one of {known}.", fix="Convert or rename it.")
             path = path.parent.resolve() / path.name
-            return Source(_slug(path.stem), "file", path.parent, (path,), size_bytes=path.stat().st_size)
+            return Source(_slug(path.stem), "file", path.parent, (path,), path.stat().st_size)
     except OSError as error:
         raise JaxresearchError(f"cannot read {path}: {error.strerror or error}.", fix="Check that you may.") from None
     wrong = "is neither a file nor a folder" if path.exists() else "does not exist"
@@ -144,7 +153,7 @@ def _python_stdlib(root: Path) -> Source:
             f"this Python has no standard library sources at {root}.",
             fix="Give a path to text of your own as --corpus, or use a Python that ships its .py files.",
         )
-    return Source(PYTHON_STDLIB, "python-stdlib", root, tuple(files), size_bytes=_total_bytes(files))
+    return Source(PYTHON_STDLIB, "python-stdlib", root, tuple(files), _total_bytes(files))
 
 
 def _folder(root: Path) -> Source:
@@ -156,7 +165,7 @@ def _folder(root: Path) -> Source:
         raise ConfigurationError(
             f"corpus.source: nothing to read in {root}: {holds} {', '.join(READERS)}.", fix="Name another folder."
         )
-    return Source(_slug(root.name), "folder", root, tuple(files), ignored, size_bytes=_total_bytes(files))
+    return Source(_slug(root.name), "folder", root, tuple(files), _total_bytes(files), ignored)
 
 
 def _walk(root: Path) -> list[Path]:
