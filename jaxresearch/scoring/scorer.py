@@ -50,7 +50,7 @@ def compile_scorer(program: LoadedProgram) -> CompiledScorer:
     manifest, started = program.manifest, time.monotonic()
 
     def run(leaves, inputs, targets, probe):
-        logits = jax.lax.optimization_barrier(program.logits.call(*leaves, inputs))
+        logits = jax.lax.optimization_barrier(program.logits.call(*leaves, inputs)[0])
         picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         nats = jax.nn.logsumexp(logits, axis=-1) - picked
         finite = jnp.isfinite(logits).all() & jnp.isfinite(nats).all()
