@@ -56,6 +56,8 @@ def prepare(
     census.check_size(found)
     root = default_cache_root() if cache_root is None else Path(cache_root)
     name = f"{found.name}-{census.fingerprint.removeprefix('sha256:')[:12]}-v{vocab_size}"
+    if _is_prepared(root / name, census.fingerprint):  # before any lock, so that a read-only cache serves too
+        return Corpus.open(root / name)
     try:
         root.mkdir(parents=True, exist_ok=True)
         sweep(root)

@@ -75,6 +75,14 @@ def test_the_same_text_is_a_cache_hit_and_a_changed_one_another_corpus(tmp_path)
     assert len(leftovers(root)) == 3
 
 
+def test_a_prepared_corpus_is_found_without_writing_to_the_cache(texts_file, corpus, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("os.open", refuse)
+    assert prepare(texts_file, VOCAB_SIZE, corpus.folder.parent).folder == corpus.folder
+
+
 def test_two_caches_get_equal_corpora(texts_file, corpus, tmp_path):
     again = prepare(texts_file, VOCAB_SIZE, tmp_path)
     assert again.manifest == corpus.manifest
