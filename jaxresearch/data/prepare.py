@@ -56,6 +56,8 @@ def prepare(
     census.check_size(found)
     root = default_cache_root() if cache_root is None else Path(cache_root)
     name = f"{found.name}-{census.fingerprint.removeprefix('sha256:')[:12]}-v{vocab_size}"
+    if _is_prepared(root / name, census.fingerprint):  # before any lock, so that a read-only cache serves too
+        return Corpus.open(root / name)
     try:
         root.mkdir(parents=True, exist_ok=True)
         sweep(root)
@@ -108,8 +110,8 @@ class _Census:
         for split, count in self.splits.items():
             if count.text_bytes < MINIMUM_SPLIT_BYTES:
                 raise JaxresearchError(
-                    f"{source.location} is too small: of its {text_bytes:,} bytes in {documents:,} documents, the {split} "
-                    f"split got {count.text_bytes:,}, and {MINIMUM_SPLIT_BYTES:,} are needed.",
+                    f"{source.location} is too small: of its {text_bytes:,} bytes in {documents:,} documents, "
+                    f"the {split} split got {count.text_bytes:,}, and {MINIMUM_SPLIT_BYTES:,} are needed.",
                     fix="Give at least 100 documents and about 200,000 bytes (one .txt file is cut into documents "
                     "when it is larger than 64 kB).",
                 )
@@ -137,7 +139,7 @@ def _build(folder: Path, source: Source, census: _Census, vocab_size: int, on_pr
     tokenizer.save(folder / TOKENIZER_FILE)
     np.save(folder / BYTE_LENGTHS_FILE, tokenizer.byte_lengths)
 
-    writers = {split: ShardWriter(folder / SPLIT_FOLDERS[split]) for split in SPLITS}
+    writers: dict[Split, ShardWriter] = {split: ShardWriter(folder / SPLIT_FOLDERS[split]) for split in SPLITS}
     encoded = _Census()
     for batch in _batches(source.documents(on_progress, "encode")):
         for document, tokens in zip(batch, tokenizer.encode_batch([item.text for item in batch]), strict=True):
