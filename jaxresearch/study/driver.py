@@ -34,6 +34,7 @@ from jaxresearch.study.steps import AskStrategy, Decide, Finish, GiveUp, RunCand
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.view import ModelFactory, parent_error, study_view, trace_once
 from jaxresearch.study.workspace import Workspace
+from jaxresearch.text import plain_text
 
 MIN_WALL_CAP_SECONDS = 10.0
 """A run's wall cap is never below this: short runs vary by more than a factor."""
@@ -79,7 +80,10 @@ class Driver:
         return self._journal.history
 
     async def drive(self) -> Ending:
-        """Go on until the study ends or is stopped. Raises `JaxresearchError` when it cannot go on; it may be resumed."""
+        """Go on until the study ends or is stopped.
+
+        Raises `JaxresearchError` when it cannot go on as things are; it may be resumed once they are repaired.
+        """
         self._workspace.clear_stale_locks()
         self._journal.record(SessionStarted(pid=os.getpid(), host=socket.gethostname()))
         self._point_at_incumbent()
@@ -227,19 +231,19 @@ class Driver:
         view = study_view(self._journal, self._workspace, self._executor, self._model_factory, request, instructions)
         try:
             proposals = await self._stop.obey(self._strategy.propose(view, slots), requests=1)
+        except (ProposalError, EditError) as error:
+            return self._no_proposal(round_number, str(error))
         except (Interrupted, JaxresearchError):
             raise
-        except ProposalError as error:
-            self._journal.record(ProposalFailed(round=round_number, reason=str(error)))
-            return None
         except Exception as error:
-            reason = f"the strategy raised {type(error).__name__}: {error}"
-            self._journal.record(ProposalFailed(round=round_number, reason=reason))
-            return None
+            return self._no_proposal(round_number, f"the strategy raised {type(error).__name__}: {error}")
         if not proposals:
             return Ending("the strategy has nothing left to try", finished=True, interrupted=False)
         self._journal.record(*self._accepted(round_number, proposals[:slots]))
         return None
+
+    def _no_proposal(self, round_number: int, reason: str) -> None:
+        self._journal.record(ProposalFailed(round=round_number, reason=plain_text(reason)))
 
     def _accepted(self, round_number: int, proposals: list[Proposal]) -> list[Event]:
         """Events for a round's proposals: refusals first, then the experiments that it adds."""

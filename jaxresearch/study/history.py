@@ -209,6 +209,7 @@ class History:
             entries=entries,
             sessions=self.sessions + 1,
             stopped=None,
+            calls_this_round=0,
             proposal_streak=0,
             infrastructure_streak=0,
         )
@@ -254,7 +255,7 @@ class History:
         if isinstance(outcome, TracedCandidate):
             program, key = outcome.program, identity_of(outcome, self.created, ANY_SEED)
         elif outcome.verdict is Verdict.INFRASTRUCTURE:
-            return self._with_fault(event.number, outcome.reason)
+            return self._published(event.number, commit=event.commit)._with_fault(event.number, outcome.reason)
         moved = self._changed(event.number, trace=outcome, tree=event.tree, key=key, faults=())
         moved = moved._published(event.number, commit=event.commit, program=program)
         return replace(moved, traces=self._traces_with(event.tree, outcome))

@@ -17,7 +17,7 @@ ANY_SEED = -1
 
 
 def run_seeds(config: StudyConfig) -> tuple[int, ...]:
-    """Seeds of every experiment's runs, in order: `seed`, `seed` + 1, ... Contender and incumbent are paired on them."""
+    """Seeds of every experiment's runs, in order: `seed`, `seed` + 1, ...; scores are paired on them."""
     return tuple(config.seed + each for each in range(config.acceptance.runs))
 
 

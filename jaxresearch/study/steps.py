@@ -15,6 +15,7 @@ from jaxresearch.statistics.acceptance import Acceptance, Discard, Keep, RunSeed
 from jaxresearch.study.events import Decided
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import run_seeds
+from jaxresearch.text import plain_text
 
 MAX_FAULTS = 3
 """Attempts at a step that the infrastructure may lose: the first, and two retries."""
@@ -157,13 +158,14 @@ def _round_step(history: History, wall_seconds: float) -> Step:
         return Finish(f"all {config.experiments} experiments are done")
     if config.max_seconds is not None and wall_seconds >= config.max_seconds:
         return Finish(f"max_seconds: {config.max_seconds:g} s are used")
-    if config.max_cost is not None and history.costs.llm_cost_usd >= config.max_cost and history.costs.llm_calls:
-        return Finish(f"max_cost: ${history.costs.llm_cost_usd:.4f} of ${config.max_cost:g} are used")
+    cost = history.costs.llm_cost_usd
+    if config.max_cost is not None and cost > 0 and cost >= config.max_cost:
+        return Finish(f"max_cost: ${cost:.4f} of ${config.max_cost:g} are used")
     return AskStrategy(history.rounds, min(config.slots, remaining))
 
 
 def _verdict(entry: Entry, verdict: Verdict, reason: str) -> Decide:
-    return Decide(Decided(number=entry.number, verdict=verdict, reason=reason))
+    return Decide(Decided(number=entry.number, verdict=verdict, reason=plain_text(reason)))
 
 
 def _duplicate(entry: Entry, original: Entry) -> Decide:

@@ -11,6 +11,10 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
+CANCEL_SECONDS = 15.0
+"""How long cancelled work may take to tidy up."""
+
+
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
     """The work at hand was given up because the session is to stop."""
 
@@ -30,7 +34,7 @@ class Stop:
         self._events[1 if self.requested else 0].set()
 
     async def obey(self, work: Coroutine[Any, Any, Result], *, requests: int) -> Result:
-        """The result of `work`, which is cancelled at the given number of `requests` (1 or 2); raises `Interrupted` then."""
+        """The result of `work`. At that many `requests` (1 or 2) it is cancelled, and `Interrupted` raised."""
         task = asyncio.ensure_future(work)
         signalled = asyncio.ensure_future(self._events[requests - 1].wait())
         try:
@@ -42,7 +46,7 @@ class Stop:
             signalled.cancel()
             if not task.done():
                 task.cancel()
-                await asyncio.wait({task})
+                await asyncio.wait({task}, timeout=CANCEL_SECONDS)
 
 
 @contextmanager

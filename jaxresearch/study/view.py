@@ -75,7 +75,7 @@ def diff_of(history: History, workspace: Workspace, number: int) -> str:
 
 
 class Checker:
-    """Answers a strategy's `check` in one round, and records each answer so that a repeated question has the same one."""
+    """Answers a strategy's `check` in one round, and records each answer: the same question has the same one."""
 
     def __init__(self, journal: Journal, workspace: Workspace, executor: Executor, round_number: int) -> None:
         self._journal = journal
@@ -85,7 +85,7 @@ class Checker:
         self._one_at_a_time = asyncio.Lock()
 
     async def check(self, proposal: Proposal) -> str | None:
-        """What is wrong with `proposal`: it does not apply, does not trace, or was tried before; None when nothing is."""
+        """What is wrong with `proposal` (it does not apply, does not trace, was tried before), or None."""
         async with self._one_at_a_time:
             for earlier in self._journal.history.checks:
                 if earlier.proposal == proposal:
