@@ -135,11 +135,12 @@ class History:
 
     @property
     def noise(self) -> NoiseFloor | None:
-        """The noise floor, pooled over the baseline and every experiment that ran with two seeds or more.
+        """The noise floor, from the baseline's seeds.
 
-        Contenders that were replicated had won on their first seed, so their share of it is slightly selected.
+        Replicated contenders are not pooled in yet. They share the baseline's seeds, and scores on one seed move
+        together, so counting them as independent would claim more degrees of freedom than there are.
         """
-        return noise_floor(list(experiment.scores.values()) for experiment in self.experiments)
+        return noise_floor([list(self.baseline.experiment.scores.values())])
 
     def known_run(self, identity: str) -> tuple[int, CompletedRun] | None:
         """The completed run called `identity`, with the number of the experiment that it was made for."""

@@ -75,14 +75,19 @@ def tsv_rows(history: History) -> Iterator[tuple[str, ...]]:
 
 
 def _row(entry: Entry, measured: Entry) -> tuple[str, ...]:
-    assert measured.verdict is not None
-    verdict = entry.verdict if entry is measured or _TSV_STATUS[measured.verdict] != "crash" else measured.verdict
-    assert verdict is not None
-    status, experiment = _TSV_STATUS[verdict], measured.experiment
-    val_bpb = experiment.val_bpb if status != "crash" and experiment.val_bpb is not None else 0.0
-    memory_gb = _peak_memory_bytes(experiment) / 2**30 if status != "crash" else 0.0
+    status, experiment = _tsv_status(entry, measured), measured.experiment
+    crashed = status == "crash" or experiment.val_bpb is None
+    val_bpb = 0.0 if crashed else experiment.val_bpb
+    memory_gb = 0.0 if crashed else _peak_memory_bytes(experiment) / 2**30
     description = plain_line(entry.experiment.title) or "no description"
     return (entry.experiment.commit[:7], f"{val_bpb:.6f}", f"{memory_gb:.1f}", status, description)
+
+
+def _tsv_status(entry: Entry, measured: Entry) -> str:
+    assert entry.verdict is not None
+    assert measured.verdict is not None
+    repeated = _TSV_STATUS[measured.verdict]
+    return repeated if repeated == "crash" else _TSV_STATUS[entry.verdict]
 
 
 def _measured(history: History, entry: Entry) -> Entry:
