@@ -1,4 +1,4 @@
-"""A laboratory in miniature: an executor whose scores are a function of the candidate's text, and scripted strategies."""
+"""A laboratory in miniature: an executor that scores a candidate by its text, and scripted strategies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class FakeExecutor:
             raise OSError("no sandbox")
         mode = re.search(r"MODE = '(\w+)'", text)
         if mode is None or mode[1] == "syntax":
-            return TraceFailure(verdict=Verdict.CRASH, reason="SyntaxError: bad", traceback="Traceback\nSyntaxError: bad")
+            return TraceFailure(
+                verdict=Verdict.CRASH, reason="SyntaxError: bad", traceback="Traceback\nSyntaxError: bad"
+            )
         gain = float(re.findall(r"GAIN = (-?[\d.]+)", text)[-1])
         meaningful = "\n".join(line for line in text.splitlines() if line.strip() and not line.startswith("#"))
         digest = hashlib.sha256(meaningful.encode()).hexdigest()[:8]
