@@ -237,6 +237,8 @@ class Driver:
             raise
         except Exception as error:
             return self._no_proposal(round_number, f"the strategy raised {type(error).__name__}: {error}")
+        if not all(isinstance(each, Proposal) for each in proposals):
+            return self._no_proposal(round_number, "the strategy returned something other than proposals")
         if not proposals:
             return Ending("the strategy has nothing left to try", finished=True, interrupted=False)
         self._journal.record(*self._accepted(round_number, proposals[:slots]))

@@ -175,8 +175,11 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 def encode(event: Event) -> str:
-    """`event` as canonical JSON: sorted keys, no white space, ASCII. Equal events give equal text."""
-    return json.dumps(event.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    """`event` as canonical JSON: sorted keys, no white space, ASCII. Equal events give equal text.
+
+    Infinities are written as Python's json does; pydantic's own JSON would lose them.
+    """
+    return json.dumps(event.model_dump(), sort_keys=True, separators=(",", ":"))
 
 
 def decode(payload: str) -> Event:

@@ -183,9 +183,9 @@ def _clear_errors(path: Path) -> Iterator[None]:
     """SQLite's errors as one line that says which file, what is wrong, and what to do."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise LedgerError(
-            f"{path} cannot be used: {error}.", fix="Check the disk's space and permissions, then resume."
-        ) from error
     except (sqlite3.Error, UnicodeDecodeError) as error:
+        if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such"):
+            raise LedgerError(
+                f"{path} cannot be used: {error}.", fix="Check the disk's space and permissions, then resume."
+            ) from error
         raise LedgerError(f"{path} is damaged or no ledger: {error}.", fix="Restore it from a backup.") from error

@@ -122,7 +122,7 @@ class Workspace:
         command = ["git", *_OPTIONS, *arguments]
         try:
             done = subprocess.run(command, cwd=self._folder, env=_environment(), input=stdin, capture_output=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             missing = "git is not installed" if self._folder.is_dir() else f"{self._folder} is gone"
             raise WorkspaceError(f"{missing[0].upper()}{missing[1:]}.", fix="A study needs it.") from None
         if done.returncode:

@@ -175,7 +175,7 @@ def mode(name: str, *, parent: int = 0) -> Proposal:
 
 
 def rate(value: float, *, parent: int = 0) -> Proposal:
-    """Sets a runtime input."""
+    """Sets a runtime input; higher is better."""
     return Proposal(parent=parent, hypothesis=f"lr {value}", config={"lr": value})
 
 

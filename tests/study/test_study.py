@@ -100,9 +100,9 @@ def test_a_duplicate_trains_nothing_and_a_scalar_change_is_none(bench: Bench):
     executor = FakeExecutor()
     bench.config = config(5)
     again = Proposal(parent=0, hypothesis="nothing at all")
-    study = bench.run([comment(), again, rate(0.02), rate(0.02), comment(parent=1)], executor=executor)
-    assert verdicts(study) == ["duplicate", "duplicate", "discard", "duplicate", "crash"]
-    assert [entry.decision.same_as for entry in study.history.contenders] == [0, 0, None, 3, None]
+    study = bench.run([comment(), again, rate(0.005), rate(0.005), comment(parent=1)], executor=executor)
+    assert verdicts(study) == ["duplicate", "duplicate", "discard", "duplicate", "duplicate"]
+    assert [entry.decision.same_as for entry in study.history.contenders] == [0, 0, None, 3, 0]
     assert len(executor.requests) == 4
 
 
@@ -231,6 +231,18 @@ def test_failed_proposals_are_recorded_and_bounded(bench: Bench, error: Exceptio
     study = bench.run(strategy=Failing(error, good=3))
     assert verdicts(study) == ["keep"]
     assert study.history.failed_proposals == 7
+
+
+def test_an_answer_that_is_no_proposal_is_a_failed_proposal(bench: Bench):
+    class Rambling(Scripted):
+        async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
+            self.views.append(view)
+            return ["widen it"] if len(self.views) == 1 else [gain(0.1)]
+
+    bench.config = config(1)
+    study = bench.run(strategy=Rambling([]))
+    assert "something other than proposals" in study.history.last_failure
+    assert verdicts(study) == ["keep"]
 
 
 def test_a_fatal_error_of_the_strategy_stops_in_its_own_words(bench: Bench):

@@ -85,7 +85,7 @@ def test_hooks_and_user_configuration_are_not_used(workspace: Workspace, tmp_pat
 @pytest.mark.parametrize(
     "path",
     ["../x.py", "models/../../x.py", "/etc/x.py", "models/.git/x.py", "models", "tests/x.py", "models/a\n.py",
-     "models//a.py", "models/./a.py", "models\\a.py", ".git/hooks/update", "models/\u202egnp.py", "hyperparameters.yaml"],
+     "models//a.py", "models/./a.py", "models\\a.py", ".git/hooks/update", "models/\u202egnp.py", "x.yaml"],
 )  # fmt: skip
 def test_names_outside_the_subject_are_refused(workspace: Workspace, path: str):
     with pytest.raises(EditError):
