@@ -89,7 +89,9 @@ class ReplicatedPairs:
             return RunSeed(seeds[0])
         differences = np.array([contender[seed] - incumbent[seed] for seed in seeds if seed in contender])
         mean = float(differences.mean())
-        if not mean < 0:  # not-a-number counts as no gain
+        if not np.isfinite(differences).all():
+            return Discard("not a finite score", float("inf"))
+        if mean >= 0:
             return Discard(_gave_up(differences), mean)
         if missing:
             return RunSeed(missing[0])
@@ -110,7 +112,8 @@ def _one_sided_p(differences: np.ndarray) -> float:
         return 1.0
     if float(np.ptp(differences)) == 0.0:
         return 0.0 if differences[0] < 0 else 1.0
-    return float(stats.ttest_1samp(differences, 0.0, alternative="less").pvalue)
+    _, p_value = stats.ttest_1samp(differences, 0.0, alternative="less")
+    return float(p_value)
 
 
 def _gave_up(differences: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from jaxresearch.study.identity import candidate_fingerprint, identity_of, round
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.steps import AskStrategy, Decide, Finish, GiveUp, RunCandidate, TraceCandidate, next_step
 from jaxresearch.study.stopping import Interrupted, Stop
-from jaxresearch.study.view import ModelFactory, parent_error, study_view, trace_once
+from jaxresearch.study.view import ModelFactory, proposal_error, study_view, trace_once
 from jaxresearch.study.workspace import Workspace
 from jaxresearch.text import plain_text
 
@@ -193,6 +194,8 @@ class Driver:
             return _lost(request, f"the executor failed: {error!r}")
         if (outcome.identity, outcome.seed) != (request.identity, request.seed):
             return _lost(request, "the executor answered with another run")
+        if isinstance(outcome, CompletedRun) and not math.isfinite(outcome.val_bpb):
+            return _failed(request, Verdict.INVALID, "the score is not finite")
         return outcome
 
     def _request(self, entry: Entry, seed: int) -> RunRequest:
@@ -250,7 +253,7 @@ class Driver:
     def _accepted(self, round_number: int, proposals: list[Proposal]) -> list[Event]:
         """Events for a round's proposals: refusals first, then the experiments that it adds."""
         distinct = [each for at, each in enumerate(proposals) if each not in proposals[:at]]
-        errors = [(each, parent_error(self._history, each)) for each in distinct]
+        errors = [(each, proposal_error(self._history, each)) for each in distinct]
         refused = [ProposalFailed(round=round_number, reason=error) for _, error in errors if error is not None]
         good = [each for each, error in errors if error is None]
         first = len(self._history.entries)
@@ -286,9 +289,13 @@ def _message(entry: Entry, proposal: Proposal) -> str:
 
 
 def _lost(request: RunRequest, reason: str) -> FailedRun:
+    return _failed(request, Verdict.INFRASTRUCTURE, reason)
+
+
+def _failed(request: RunRequest, verdict: Verdict, reason: str) -> FailedRun:
     return FailedRun(
         identity=request.identity,
-        verdict=Verdict.INFRASTRUCTURE,
+        verdict=verdict,
         reason=reason,
         seed=request.seed,
         program=request.program,

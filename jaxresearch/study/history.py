@@ -78,7 +78,8 @@ class History:
 
     entries: element i is experiment i, and 0 is the baseline. incumbent_number: the last kept experiment.
     rounds: how many have ended. request: the round that is open, with its `checks` so far. traces: what tracing gave,
-    by candidate fingerprint. failed_proposals: in all, the last for `last_failure`; proposal_streak, infrastructure_streak: in a row, this session.
+    by candidate fingerprint. failed_proposals: in all, the last for `last_failure`.
+    proposal_streak, infrastructure_streak: failed proposals and lost experiments in a row, this session.
     stopped: how the last session ended, None while one is going (or was killed).
     """
 

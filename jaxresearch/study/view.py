@@ -12,11 +12,11 @@ from jaxresearch.execution.base import Executor, TracedCandidate, TraceFailure
 from jaxresearch.experiment import Verdict
 from jaxresearch.proposal import Candidate, EditError, Hyperparameter, Proposal, apply
 from jaxresearch.strategy import StudyView
-from jaxresearch.study.events import Checked, LLMCalled, ProposalRequested, TraceOutcome
+from jaxresearch.study.events import Checked, LLMCalled, ProposalRequested, Proposed, TraceOutcome, decode, encode
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import ANY_SEED, candidate_fingerprint, identity_of
 from jaxresearch.study.journal import Journal
-from jaxresearch.study.workspace import Workspace
+from jaxresearch.study.workspace import Workspace, check_tree
 
 ModelFactory = Callable[[Callable[[BaseModel], None]], Any]
 """Makes the view's model. Its argument is to be called with the record of every request that the model answers."""
@@ -87,6 +87,9 @@ class Checker:
     async def check(self, proposal: Proposal) -> str | None:
         """What is wrong with `proposal` (it does not apply, does not trace, was tried before), or None."""
         async with self._one_at_a_time:
+            wrong = proposal_error(self._journal.history, proposal)
+            if wrong is not None:
+                return wrong
             for earlier in self._journal.history.checks:
                 if earlier.proposal == proposal:
                     return earlier.finding
@@ -96,12 +99,10 @@ class Checker:
 
     async def _checked(self, proposal: Proposal) -> Checked:
         history = self._journal.history
-        wrong = parent_error(history, proposal)
-        if wrong is not None:
-            return Checked(round=self._round, proposal=proposal, finding=wrong)
         try:
             parent = history.entries[proposal.parent].experiment
             candidate = apply(proposal, self._workspace.candidate(parent.commit))
+            check_tree(candidate)
         except EditError as error:
             return Checked(round=self._round, proposal=proposal, finding=str(error))
         tree = candidate_fingerprint(candidate)
@@ -124,12 +125,16 @@ async def trace_once(history: History, executor: Executor, candidate: Candidate,
         return TraceFailure(verdict=Verdict.INFRASTRUCTURE, reason=f"tracing failed on our side: {error!r}")
 
 
-def parent_error(history: History, proposal: Proposal) -> str | None:
-    """What is wrong with the proposal's parent, or None."""
+def proposal_error(history: History, proposal: Proposal) -> str | None:
+    """Why `proposal` cannot become an experiment at all, or None."""
     if not 0 <= proposal.parent < len(history.entries):
         return f"There is no experiment {proposal.parent} to build on. Use 0 to {len(history.entries) - 1}."
     if not history.entries[proposal.parent].experiment.commit:
         return f"Experiment {proposal.parent} is not ready to be built on. Use the incumbent."
+    try:
+        decode(encode(Proposed(round=0, number=0, proposal=proposal)))
+    except ValueError as error:
+        return f"The proposal cannot be written down: {error}."
     return None
 
 

@@ -136,6 +136,32 @@ def branch_of(number: int) -> str:
     return "baseline" if number == 0 else f"experiment-{number:04d}"
 
 
+def check_tree(candidate: Candidate) -> None:
+    """Raise `EditError` when `candidate` makes no tree.
+
+    Its paths must be plain names below the subject's folder, none of them also another's folder, and all of it must be
+    Unicode text, which a lone surrogate is not.
+    """
+    for path, text in candidate.files.items():
+        parts = PurePosixPath(path).parts
+        plain = path.isprintable() and "\\" not in path and "/".join(parts) == path
+        if len(parts) < 2 or parts[0] != SUBJECT_FOLDER or not plain or any(part.startswith(".") for part in parts):
+            raise EditError(f"{path!r} is not a path of the subject.", fix=f"Use plain names under {SUBJECT_FOLDER}/.")
+        folder = next((str(each) for each in PurePosixPath(path).parents if str(each) in candidate.files), None)
+        if folder is not None:
+            raise EditError(f"{folder} is a file, so {path} cannot be in it.", fix="Choose another path.")
+        _check_text(path, text)
+    for name, value in candidate.config.items():
+        _check_text("config", f"{name}{value}" if isinstance(value, str) else name)
+
+
+def _check_text(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise EditError(f"{what} holds a lone surrogate, which is not text.", fix="Leave it out.") from None
+
+
 def _environment() -> Mapping[str, str]:
     """What git may know of this process: where programs are, and no configuration but our own."""
     return {
@@ -157,7 +183,8 @@ def _import_stream(branch: str, candidate: Candidate, parent: str | None, messag
     if parent is not None:
         lines.append(f"from {_checked(parent)}\n".encode())
     lines.append(b"deleteall\n")
-    files = {**_checked_files(candidate.files), CONFIG_FILE: _config_text(candidate)}
+    check_tree(candidate)
+    files = {**candidate.files, CONFIG_FILE: _config_text(candidate)}
     for path, text in sorted(files.items()):
         quoted = path.replace("\\", "\\\\").replace('"', '\\"')
         lines += [f'M 100644 inline "{quoted}"\n'.encode(), _data(text)]
@@ -171,19 +198,6 @@ def _data(text: str) -> bytes:
 
 def _config_text(candidate: Candidate) -> str:
     return yaml.safe_dump(dict(candidate.config), sort_keys=True, allow_unicode=False)
-
-
-def _checked_files(files: Mapping[str, str]) -> Mapping[str, str]:
-    """`files`, all of whose paths are plain names below the subject's folder, none of them also another's folder."""
-    for path in files:
-        parts = PurePosixPath(path).parts
-        plain = path.isprintable() and "\\" not in path and "/".join(parts) == path
-        if len(parts) < 2 or parts[0] != SUBJECT_FOLDER or not plain or any(part.startswith(".") for part in parts):
-            raise EditError(f"{path!r} is not a path of the subject.", fix=f"Use plain names under {SUBJECT_FOLDER}/.")
-        folder = next((str(each) for each in PurePosixPath(path).parents if str(each) in files), None)
-        if folder is not None:
-            raise EditError(f"{folder} is a file, so {path} cannot be in it.", fix="Choose another path.")
-    return files
 
 
 def _checked(commit: str) -> str:

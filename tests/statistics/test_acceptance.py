@@ -31,7 +31,7 @@ def test_a_tie_is_no_gain():
     assert isinstance(decide({0: 1.50}), Discard)
 
 
-@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
 def test_a_score_that_is_no_number_never_wins(score: float):
     assert isinstance(decide({0: score}), Discard)
 

@@ -335,7 +335,7 @@ def test_checking_twice_in_a_round_is_recorded_once(bench: Bench):
     study = bench.run(strategy=strategy)
     assert len(set(strategy.findings[:3])) == 1
     assert "no experiment 4" in strategy.findings[3]
-    assert len([event for event in events(study) if isinstance(event, Checked)]) == 3
+    assert len([event for event in events(study) if isinstance(event, Checked)]) == 2
 
 
 def test_the_view_shows_the_study(bench: Bench):
@@ -413,6 +413,38 @@ def test_hostile_text_stays_text(bench: Bench):
     assert verdicts(study) == ["discard", "keep"]
     assert study.history.entries[1].experiment.proposal.hypothesis == hostile
     assert study.verify() == study.history.seq
+
+
+def test_what_cannot_be_written_down_is_refused(bench: Bench):
+    surrogate = Edit(path="models/recipe.py", search="GAIN = 0.0", replace="GAIN = 0.5 # \ud800")
+    folder = Edit(path="models/recipe.py/x.py", search="", replace="")
+    script = [
+        Proposal(parent=0, hypothesis="\ud800", edits=(surrogate,)),
+        Proposal(parent=0, hypothesis="a file as a folder", edits=(folder,)),
+        Proposal(parent=0, hypothesis="not text", config={"lr": "\udfff"}),
+        Proposal(parent=0, hypothesis="infinite", config={"lr": float("inf")}),
+        gain(0.1),
+    ]
+
+    class Huge(Scripted):
+        async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
+            self.views.append(view)
+            if len(self.views) == 1:
+                huge = Proposal(parent=0, hypothesis="huge", config={"lr": 10**5000})
+                assert "cannot be written down" in (await view.check(huge) or "")
+                return [huge]
+            return await super().propose(view, slots)
+
+    strategy = Huge(script)
+    bench.config = config(len(script))
+    study = bench.run(strategy=strategy)
+    assert study.history.failed_proposals == 1
+    assert verdicts(study) == ["crash", "crash", "crash", "invalid", "keep"]
+    assert "lone surrogate" in strategy.findings[0]
+    assert "models/recipe.py is a file" in strategy.findings[1]
+    assert "lone surrogate" in strategy.findings[2]
+    assert study.workspace.candidate(study.history.experiments[4].commit).config == {"lr": float("inf")}
+    assert bench.open().history == study.history
 
 
 def test_kept_scores_are_means_over_seeds(bench: Bench):
