@@ -51,6 +51,7 @@ class CompletedRun(BaseModel):
     train_seconds: float
     compile_seconds: float
     eval_seconds: float
+    audit_seconds: float = 0.0
     trace_seconds: float
     total_seconds: float
     tokens_per_second: float
