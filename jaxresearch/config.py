@@ -103,7 +103,9 @@ class StudyConfig(_Part):
     corpus: CorpusConfig = CorpusConfig()
     subject: SubjectConfig = SubjectConfig()
     context: int = Field(default=256, ge=8, description="tokens that predict, in training rows and in evaluation")
-    budget: str = Field(default="600ktok", description="of one run: 300s, 2000steps, 50Mtok, 1e15flop")
+    budget: str = Field(
+        default="600ktok", validate_default=True, description="of one run: 300s, 2000steps, 50Mtok, 1e15flop"
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     acceptance: AcceptanceConfig = AcceptanceConfig()
     strategy: StrategyConfig = StrategyConfig()

@@ -127,4 +127,4 @@ class Experiment(BaseModel):
 
     @property
     def title(self) -> str:
-        return "baseline" if self.proposal is None else self.proposal.hypothesis.splitlines()[0]
+        return "baseline" if self.proposal is None else (self.proposal.hypothesis.splitlines() or [""])[0]
