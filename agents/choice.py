@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.edits import HINTS, LIBRARY, Hint, Idea
+from agents.library import HINTS, LIBRARY, Hint, Idea
 from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Proposal, Scalar, apply
 
 COMBINATIONS = "combination"
@@ -175,14 +175,12 @@ def _config_hypothesis(each: Hyperparameter, value: Scalar, alone: list[Tried], 
 
 def _values(each: Hyperparameter, alone: list[Tried], hint: Hint, coin: int) -> Iterator[Scalar]:
     """Values to try for one hyperparameter, the most promising first."""
-    if each.choices:
-        preferred = [value for value in hint.values if value in each.choices]
-        yield from (*preferred, *(value for value in each.choices if value not in preferred))
-    elif isinstance(each.value, bool):
+    if isinstance(each.value, bool):
         yield not each.value
     elif isinstance(each.value, str):
-        yield from hint.values
-    else:
+        preferred = [value for value in hint.values if not each.choices or value in each.choices]
+        yield from (*preferred, *(value for value in each.choices if value not in preferred))
+    elif each.choices or (each.low is not None and each.high is not None):  # others are not for search
         yield from _numbers(each, alone, hint.direction or coin)
 
 
@@ -212,26 +210,34 @@ def _numbers(each: Hyperparameter, alone: list[Tried], direction: int) -> Iterat
 
 
 class _Scale:
-    """A hyperparameter's own ruler: logarithmic where steps should be ratios, a share of its range elsewhere."""
+    """A number's own ruler: its choices in order, the logarithm where steps should be ratios, else a share of range."""
 
     def __init__(self, each: Hyperparameter) -> None:
+        self.choices = sorted(float(choice) for choice in each.choices)
         self.low = -math.inf if each.low is None else each.low
         self.high = math.inf if each.high is None else each.high
         self.whole = isinstance(each.value, int)
-        self.log = each.log and float(each.value) > 0
+        self.log = each.log and float(each.value) > 0 and not self.choices
         bounded = math.isfinite(self.high - self.low) and self.high > self.low
         self.unit = (self.high - self.low) if bounded else max(abs(float(each.value)), 1.0)
         self.first_step = math.log(2) if self.log and self.whole else math.log(1.5) if self.log else 0.2
         if self.whole and not self.log:
             self.first_step = max(self.first_step, 1 / self.unit) if self.unit > 16 else 1 / self.unit
+        if self.choices:
+            self.first_step = 1.0
 
     def position(self, value: Any) -> float:
+        if self.choices:
+            return float(min(range(len(self.choices)), key=lambda at: abs(self.choices[at] - float(value))))
         if self.log:
             return math.log(max(float(value), 1e-300))
         return float(value) / self.unit
 
     def value(self, position: float) -> float | int | None:
         """The value there, within bounds and rounded as people would write it."""
+        if self.choices:
+            choice = self.choices[min(max(round(position), 0), len(self.choices) - 1)]
+            return int(choice) if self.whole else choice
         raw = math.exp(min(position, 700.0)) if self.log else position * self.unit
         raw = min(max(raw, self.low), self.high)
         if not math.isfinite(raw):

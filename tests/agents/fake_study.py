@@ -23,7 +23,7 @@ def block(x):
 HYPERPARAMETERS = (
     Hyperparameter("batch", 16, low=1, high=64, log=True, doc="rows of one step"),
     Hyperparameter("depth", 2, low=1, high=8, doc="blocks"),
-    Hyperparameter("matrix_lr", 0.04, low=0.001, high=1.0, log=True, traced=True, doc="of Muon"),
+    Hyperparameter("matrix_lr", 0.04, low=0.0001, high=100.0, log=True, traced=True, doc="of Muon"),
     Hyperparameter("warmdown", 0.5, low=0.0, high=1.0, traced=True, doc="share of the run that decays"),
     Hyperparameter("tied", False, doc="share the head with the embedding"),
     Hyperparameter("pattern", "SL", choices=("SL", "L", "SSL"), doc="windows"),

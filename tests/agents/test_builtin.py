@@ -12,8 +12,8 @@ from fake_study import SOURCE, FakeStudy
 
 from agents import choice
 from agents.builtin import BuiltinModel
-from agents.edits import Idea
 from agents.greedy import Greedy
+from agents.library import Idea
 from agents.researcher import find_problem
 from jaxresearch.llm import resolve_model
 from jaxresearch.proposal import Edit, Proposal
@@ -29,11 +29,11 @@ def _swap(search: str, replace: str):
 
 
 IDEAS = (
-    Idea("gelu", "activation", "gelu", 0.3, _swap("relu(x) ** 2", "gelu(x)")),
-    Idea("silu", "activation", "silu", 0.3, _swap("relu(x) ** 2", "silu(x) ** 2")),
-    Idea("cube", "activation", "cube", 0.3, _swap("relu(x) ** 2", "relu(x) ** 3")),
-    Idea("post-norm", "norm", "post", 0.3, _swap("x + attention(norm(x))", "norm(x + attention(x))")),
-    Idea("gone", "norm", "not in the source", 0.9, _swap("not in the source", "x")),
+    Idea("gelu", "activation", 0.3, "gelu", _swap("relu(x) ** 2", "gelu(x)")),
+    Idea("silu", "activation", 0.3, "silu", _swap("relu(x) ** 2", "silu(x) ** 2")),
+    Idea("cube", "activation", 0.3, "cube", _swap("relu(x) ** 2", "relu(x) ** 3")),
+    Idea("post-norm", "norm", 0.3, "post", _swap("x + attention(norm(x))", "norm(x + attention(x))")),
+    Idea("gone", "norm", 0.9, "not in the source", _swap("not in the source", "x")),
 )
 
 
