@@ -23,7 +23,8 @@ from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Pro
 
 COMBINATIONS = "combination"
 JITTER = "jitter"
-_PRIOR_WEIGHT = 3.0  # a family's prior counts as much as this many experiments
+_PRIOR_WEIGHT = 8.0  # a family's prior counts as much as this many observations
+_OUTCOME_WEIGHT = 4.0  # and one experiment as this many: a study is short
 _NEAR_MISS_REWARD = 0.35
 _SMALLEST_STEP = 0.2  # of a family's first step: below it the family rests
 
@@ -143,7 +144,7 @@ def _outcomes(tried: list[Tried], library: tuple[Idea, ...]) -> dict[str, tuple[
             continue
         failure = 0.5 if each.verdict == "pending" else 1 - each.reward
         helped, failed = found.get(family, (0.0, 0.0))
-        found[family] = (helped + each.reward, failed + failure)
+        found[family] = (helped + _OUTCOME_WEIGHT * each.reward, failed + _OUTCOME_WEIGHT * failure)
     return found
 
 
