@@ -93,6 +93,12 @@ def near_misses(view: StudyView) -> list[Experiment]:
     return [each for _, each in sorted(scored, key=lambda pair: (pair[0], pair[1].number))[:NEAR_MISSES]]
 
 
+def is_fixed(each: Hyperparameter) -> bool:
+    """Whether the subject declares a number without bounds or choices: it is the laboratory's, not for search."""
+    number = isinstance(each.value, int | float) and not isinstance(each.value, bool)
+    return number and each.low is None and each.high is None and not each.choices
+
+
 def hyperparameter_rows(hyperparameters: Iterable[Hyperparameter]) -> str:
     """One JSON object a line: name, value, and the bounds or choices."""
     rows = []
@@ -104,6 +110,8 @@ def hyperparameter_rows(hyperparameters: Iterable[Hyperparameter]) -> str:
             row["log"] = True
         if each.choices:
             row["choices"] = list(each.choices)[:20]
+        if is_fixed(each):
+            row["fixed"] = True
         if each.doc:
             row["doc"] = one_line(each.doc, 120)
         rows.append(json.dumps(row))

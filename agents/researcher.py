@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_ai import Agent, ModelRetry, RunContext, ToolOutput
 from pydantic_ai.usage import UsageLimits
 
-from agents.digest import clean, digest, experiment_text, history_rows, hyperparameter_rows, one_line
+from agents.digest import clean, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed, one_line
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Proposal, Scalar, apply, checked_path
 from jaxresearch.strategy import ProposalError, StudyView
@@ -273,6 +273,8 @@ def _value_problem(value: Scalar, known: Hyperparameter) -> str | None:
         return f"{known.name} is one of {', '.join(map(repr, known.choices))}, and {value!r} is not."
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    if is_fixed(known):
+        return f"{known.name} is the laboratory's own and stays {known.value}."
     if not math.isfinite(value):
         return f"{known.name} must be finite."
     if (known.low is not None and value < known.low) or (known.high is not None and value > known.high):

@@ -87,7 +87,7 @@ class FatalLLMError(JaxresearchError):
 
 
 def laboratory_model(
-    name: str,
+    name: str | Model,
     *,
     on_call: Callable[[LLMCall], None],
     timeout_seconds: float = 120,
@@ -97,13 +97,15 @@ def laboratory_model(
 ) -> Model:
     """The model called `name`, recording every attempt through `on_call` and retrying what may pass.
 
-    Raises `ConfigurationError` for a name that cannot be used here. `first_ordinal` is the number of calls that the
-    ledger holds already.
+    Resolve a name once and pass the model on where many of these are made: each resolved one has its own connections.
+    `first_ordinal` is the number of calls that the ledger holds already. Raises `ConfigurationError` for a name that
+    cannot be used here.
     """
     from jaxresearch.llm_wrappers import Backoff, RecordingModel, RetryingModel
 
-    model = resolve_model(name, timeout_seconds=timeout_seconds, max_output_tokens=max_output_tokens)
-    recording = RecordingModel(model, on_call, first_ordinal=first_ordinal)
+    if isinstance(name, str):
+        name = resolve_model(name, timeout_seconds=timeout_seconds, max_output_tokens=max_output_tokens)
+    recording = RecordingModel(name, on_call, first_ordinal=first_ordinal)
     return RetryingModel(recording, backoff or Backoff())
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jaxresearch.proposal import Edit, Scalar
 
-GPT, KERNELS, OPTIMIZER, RECIPE = (f"models/{name}.py" for name in ("gpt", "kernels", "optimizer", "recipe"))
+GPT, OPTIMIZER, RECIPE = (f"models/{name}.py" for name in ("gpt", "optimizer", "recipe"))
 
 Edits = Callable[[Mapping[str, str]], list[Edit] | None]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.library._base import GPT, KERNELS, OPTIMIZER, Idea, swaps
+from agents.library._base import GPT, OPTIMIZER, Idea, swaps
 
 _ACTIVATION = "jnp.square(jax.nn.relu(linear(x_BxTxD, self.inward)))"
 _MLP_PARAMETERS = """        self.inward = uniform(rngs, (h.width, h.mlp_ratio * h.width), h)
@@ -26,8 +26,6 @@ _QUERY_NORM = "q_BxTxHxK = norm(rotary(q_BxTxHxK, h))"
 _OUTPUT_PARAMETER = "        self.output = zeros((h.heads * h.head_size, h.width))\n"
 _OUTPUT = "        return linear(y_BxTxHxK.reshape(B, T, h.heads * h.head_size), self.output)\n"
 _KEYS = "        k_BxTxGxK = linear(x_BxTxD, self.key).reshape(B, T, h.kv_heads, h.head_size)\n"
-_SCORES = "scores_BxGxRxTxS * K**-0.5"
-_MASKED = f"jnp.where(visible_TxS, {_SCORES}, -1e30)"
 
 
 def _activation(tag: str, promise: float, hypothesis: str, code: str) -> Idea:
@@ -223,38 +221,6 @@ MODEL_IDEAS: tuple[Idea, ...] = (
         ),
     ),
     Idea(
-        "softmax-plus-one",
-        "attention",
-        0.15,
-        "An empty key of score zero lets a head attend to nothing.",
-        swaps(
-            (
-                KERNELS,
-                f"weights_BxGxRxTxS = jax.nn.softmax({_MASKED}, axis=-1)",
-                f"scores_BxGxRxTxS = {_MASKED}\n"
-                "    nothing_BxGxRxTx1 = jnp.zeros_like(scores_BxGxRxTxS[..., :1])\n"
-                "    scores_BxGxRxTxS1 = jnp.concatenate([scores_BxGxRxTxS, nothing_BxGxRxTx1], axis=-1)\n"
-                "    weights_BxGxRxTxS = jax.nn.softmax(scores_BxGxRxTxS1, axis=-1)[..., :-1]",
-            )
-        ),
-    ),
-    Idea(
-        "recency-bias",
-        "attention",
-        0.2,
-        "A small penalty per token of distance, larger for earlier heads (ALiBi).",
-        swaps(
-            (KERNELS, _SCORES, "scores_BxGxRxTxS * K**-0.5 - _slopes(*scores_BxGxRxTxS.shape[1:3]) * distance_TxS"),
-            (
-                KERNELS,
-                "def _iota(",
-                "def _slopes(G, R):\n"
-                "    heads_GxR = _iota(G, R, 0) * R + _iota(G, R, 1)\n"
-                "    return 2.0 ** (-2.0 - 6.0 * heads_GxR[..., None, None] / (G * R))\n\n\ndef _iota(",
-            ),
-        ),
-    ),
-    Idea(
         "half-rotary",
         "position",
         0.25,
@@ -298,6 +264,26 @@ MODEL_IDEAS: tuple[Idea, ...] = (
                 OPTIMIZER,
                 '        "resid_lambda": adamw(',
                 '        "shift": adamw(0.02, h.adam_beta1, eps=SCALAR_EPS),\n        "resid_lambda": adamw(',
+            ),
+        ),
+    ),
+    Idea(
+        "mlp-shift",
+        "token shift",
+        0.25,
+        "Every second channel that the MLP reads comes from the token before: it sees pairs of tokens.",
+        swaps(
+            (
+                GPT,
+                _ACTIVATION,
+                _ACTIVATION.replace("x_BxTxD", "shifted_BxTxD"),
+            ),
+            (
+                GPT,
+                "        hidden_BxTxF = ",
+                "        previous_BxTxD = jnp.pad(x_BxTxD, ((0, 0), (1, 0), (0, 0)))[:, :-1]\n"
+                "        shifted_BxTxD = jnp.where(jnp.arange(h.width) % 2 == 0, x_BxTxD, previous_BxTxD)\n"
+                "        hidden_BxTxF = ",
             ),
         ),
     ),

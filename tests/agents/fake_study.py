@@ -26,6 +26,7 @@ HYPERPARAMETERS = (
     Hyperparameter("matrix_lr", 0.04, low=0.0001, high=100.0, log=True, traced=True, doc="of Muon"),
     Hyperparameter("warmdown", 0.5, low=0.0, high=1.0, traced=True, doc="share of the run that decays"),
     Hyperparameter("tied", False, doc="share the head with the embedding"),
+    Hyperparameter("context", 256, doc="the laboratory's own"),
     Hyperparameter("pattern", "SL", choices=("SL", "L", "SSL"), doc="windows"),
 )
 

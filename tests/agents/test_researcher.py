@@ -103,6 +103,7 @@ def test_two_repairs_and_no_more():
         (call("propose_config", config={"tied": 1}), "tied is bool"),
         (call("propose_config", config={"matrix_lr": "nan"}), "matrix_lr is float"),
         (call("propose_config", config={"pattern": "XX"}), "pattern is one of 'SL'"),
+        (call("propose_config", config={"context": 512}), "laboratory's own"),
         (call("propose_config", config={"depth": 2}), "changes nothing"),
         (call("propose_code", edits=[edit("relu(x) ** 2", "relu(x) ** 2")]), "changes nothing"),
         (call("propose_code", edits=[edit("return relu(x) ** 2", "return relu(x")]), "is not Python"),
