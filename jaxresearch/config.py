@@ -119,6 +119,11 @@ class StudyConfig(_Part):
     max_seconds: float | None = Field(default=None, gt=0, description="wall seconds of the study")
     max_cost: float | None = Field(default=None, ge=0, description="US dollars of the study's LLM calls")
 
+    @property
+    def evaluation_text(self) -> str:
+        """The part of a run's identity that says how it is scored."""
+        return f"context={self.context} tokens={self.evaluation.tokens} batch={self.evaluation.batch}"
+
     @field_validator("budget")
     @classmethod
     def _budget_is_readable(cls, text: str) -> str:
