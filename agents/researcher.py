@@ -195,7 +195,7 @@ async def _reviewed(context: RunContext[Desk], change: Change) -> Change:
     except Exception as error:
         raise ProposalError(one_line(f"the proposal could not be checked: {error}", 500)) from error
     if problem is None:
-        desk.accepted = proposal
+        desk.accepted = desk.accepted or proposal
         return change
     problem = clean(problem, 4000)
     if desk.repairs_left == 0:
@@ -224,6 +224,9 @@ def find_problem(proposal: Proposal, view: StudyView) -> str | None:
     hyperparameters = view.hyperparameters(proposal.parent)
     if sum(len(edit.replace) for edit in proposal.edits) > _EDIT_CHARACTERS:
         return f"The edits hold more than {_EDIT_CHARACTERS} characters. Propose a smaller change."
+    for edit in proposal.edits:
+        if clean(edit.replace) != edit.replace:
+            return f"The edit of {one_line(edit.path, 100)} holds control or invisible formatting characters."
     try:
         candidate = apply(proposal, parent)
     except EditError as error:

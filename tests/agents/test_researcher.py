@@ -109,6 +109,7 @@ def test_two_repairs_and_no_more():
         (call("propose_code", edits=[edit("return relu(x) ** 2", "return relu(x")]), "is not Python"),
         (call("propose_code", edits=[edit("", "x = 1", path="models/../jaxresearch/x.py")]), "is not the subject"),
         (call("propose_code", edits=[edit("relu(x) ** 2", "x" * 200_001)]), "smaller change"),
+        (call("propose_code", edits=[edit("relu(x) ** 2", "gelu(x)  # \u202e")]), "invisible formatting"),
     ],
 )
 def test_what_is_wrong_is_said_precisely_and_repaired(change, says):
