@@ -51,6 +51,7 @@ class CompletedRun(BaseModel):
     train_seconds: float
     compile_seconds: float
     eval_seconds: float
+    audit_seconds: float = 0.0
     trace_seconds: float
     total_seconds: float
     tokens_per_second: float
@@ -126,4 +127,4 @@ class Experiment(BaseModel):
 
     @property
     def title(self) -> str:
-        return "baseline" if self.proposal is None else self.proposal.hypothesis.splitlines()[0]
+        return "baseline" if self.proposal is None else (self.proposal.hypothesis.splitlines() or [""])[0]

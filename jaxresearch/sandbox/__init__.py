@@ -1,0 +1,6 @@
+"""Isolation tiers behind one function. A tier is used only after it has proved itself on this machine."""
+
+from jaxresearch.sandbox.isolation import Sandbox, SandboxOutcome, write_tree
+from jaxresearch.sandbox.selftest import TierReport, choose_sandbox, examine_tiers
+
+__all__ = ["Sandbox", "SandboxOutcome", "TierReport", "choose_sandbox", "examine_tiers", "write_tree"]

@@ -1,0 +1,192 @@
+"""Corpus: a prepared corpus on disk, its tokenizer and its rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from numpy.lib import format as npy
+
+from jaxresearch.data import batches
+from jaxresearch.data.cache import file_sha256, locked, sync
+from jaxresearch.data.corpus import Split
+from jaxresearch.data.manifest import (
+    BYTE_LENGTHS_FILE,
+    ROWS_FOLDERS,
+    SEALED,
+    SPLIT_FOLDERS,
+    TOKENIZER_FILE,
+    Manifest,
+)
+from jaxresearch.data.packing import pack
+from jaxresearch.data.shards import read_documents, read_tokens
+from jaxresearch.data.tokenizer import Tokenizer
+from jaxresearch.errors import JaxresearchError
+
+_PREPARE_AGAIN = "Delete that folder and run `jaxresearch prepare` again."
+
+
+class Corpus:
+    """Open one with `Corpus.open`. Rows of training and validation are here; the test split is sealed."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Corpus:
+        """The corpus in `folder`; raises JaxresearchError when it is none, of another version, or incomplete.
+
+        The sealed part may be absent: a worker that must not see it is given the folder without.
+        """
+        corpus = cls(Path(folder), Manifest.load(Path(folder)))
+        corpus.check_files(sealed=False)
+        return corpus
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def fingerprint(self) -> str:
+        """ "sha256:..." of the text and its splits."""
+        return self.manifest.fingerprint
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        return self.manifest.tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest.vocab_size
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.folder / TOKENIZER_FILE)
+
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        """int32[V]: UTF-8 bytes of each token; 0 for specials."""
+        return np.load(self.folder / BYTE_LENGTHS_FILE)
+
+    def rows(self, split: Literal["train", "validation"], context: int) -> np.ndarray:
+        """uint16[N, context + 1], memory-mapped: BOS-led rows, packed once for each context and kept.
+
+        Raises JaxresearchError for the test split, which only `open_sealed_test` reads.
+        """
+        if split not in ("train", "validation"):
+            raise JaxresearchError(
+                f"the {split} split cannot be read as rows of the corpus.", fix="`confirm` opens it, once, at the end."
+            )
+        return _packed_rows(self, split, context)
+
+    def tokens(self, split: Literal["train", "validation"]) -> Iterator[np.ndarray]:
+        """The split's tokens without BOS, shard by shard: uint16[n], memory-mapped."""
+        if split not in ("train", "validation"):
+            raise JaxresearchError(f"the {split} split is sealed.", fix="`confirm` opens it, once, at the end.")
+        yield from read_tokens(self.folder / SPLIT_FOLDERS[split], self.manifest.splits[split].shards)
+
+    def check_files(self, *, sealed: bool) -> None:
+        """Raises JaxresearchError that names a missing file, or one of another size than the manifest says."""
+        for name, facts in self.manifest.files.items():
+            if name.startswith(SEALED) and not sealed:
+                continue
+            path = self.folder / name
+            if not path.is_file():
+                raise JaxresearchError(f"{path} is missing.", fix=_PREPARE_AGAIN)
+            if path.stat().st_size != facts.size_bytes:
+                raise JaxresearchError(
+                    f"{path} has {path.stat().st_size:,} bytes, not {facts.size_bytes:,}.", fix=_PREPARE_AGAIN
+                )
+
+    def verify(self, *, sealed: bool = True) -> None:
+        """Hashes every file, and packs rows anew to compare; raises JaxresearchError that names the first wrong one."""
+        self.check_files(sealed=sealed)
+        for name, facts in self.manifest.files.items():
+            if name.startswith(SEALED) and not sealed:
+                continue
+            if file_sha256(self.folder / name) != facts.sha256:
+                raise JaxresearchError(f"{self.folder / name} was changed since it was made.", fix=_PREPARE_AGAIN)
+        for split, folder in ROWS_FOLDERS.items():
+            if split == "test" and not sealed:
+                continue
+            for path in sorted((self.folder / folder).glob(f"{split}-*.npy")):
+                _verify_rows(self, split, path)
+
+
+def evaluation_rows(corpus: Corpus, context: int, tokens: int, batch: int) -> np.ndarray:
+    """int32[n, batch, context + 1] of validation text, the same for every candidate: see `batches.evaluation_rows`."""
+    return batches.evaluation_rows(corpus.rows("validation", context), tokens, batch)
+
+
+def open_sealed_test(corpus: Corpus, context: int) -> np.ndarray:
+    """uint16[N, context + 1] of the test split. For the final confirmation only, once: nothing may be chosen by it."""
+    corpus.check_files(sealed=True)
+    return _packed_rows(corpus, "test", context)
+
+
+def _packed_rows(corpus: Corpus, split: Split, context: int) -> np.ndarray:
+    if context < 1:
+        raise ValueError(f"context {context} must be at least 1")
+    folder = corpus.folder / ROWS_FOLDERS[split]
+    path = folder / f"{split}-{context}.npy"
+    try:
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder, path.name):
+                if not path.exists():
+                    _write_rows(path, _pack(corpus, split, context), context)
+        rows = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise JaxresearchError(
+            f"cannot keep or read packed rows at {path}: {getattr(error, 'strerror', None) or error}.",
+            fix="Make room and see that the cache can be written, or delete that file.",
+        ) from None
+    if rows.dtype != np.uint16 or rows.ndim != 2 or rows.shape[1] != context + 1:
+        raise JaxresearchError(f"{path} does not hold rows of context {context}.", fix="Delete that file.")
+    return rows
+
+
+def _pack(corpus: Corpus, split: Split, context: int) -> Iterator[np.ndarray]:
+    shards = corpus.manifest.splits[split].shards
+    return pack(read_documents(corpus.folder / SPLIT_FOLDERS[split], shards), context, corpus.tokenizer.bos)
+
+
+def _write_rows(path: Path, blocks: Iterator[np.ndarray], context: int) -> None:
+    """Streams rows into a .npy file that appears as a whole. The number of rows is known, and put in, at the end."""
+    draft = path.with_suffix(".draft")  # one name: the caller holds the lock, so any there is a dead process's
+    count = 0
+    with draft.open("wb") as file:
+        _write_header(file, 0, context)
+        for block in blocks:
+            file.write(block.tobytes())
+            count += len(block)
+        file.seek(0)
+        _write_header(file, count, context)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    sync(path.parent)
+
+
+def _write_header(file: BinaryIO, count: int, context: int) -> None:
+    """The .npy header of uint16[count, context + 1]. NumPy leaves room in it for the first axis to grow."""
+    header = {"descr": npy.dtype_to_descr(np.dtype(np.uint16)), "fortran_order": False, "shape": (count, context + 1)}
+    npy.write_array_header_1_0(file, header)
+
+
+def _verify_rows(corpus: Corpus, split: Split, path: Path) -> None:
+    context = int(path.stem.rpartition("-")[2])
+    kept, start = _packed_rows(corpus, split, context), 0
+    for block in _pack(corpus, split, context):
+        if not np.array_equal(kept[start : start + len(block)], block):
+            break
+        start += len(block)
+    else:
+        if start == len(kept):
+            return
+    raise JaxresearchError(f"{path} was changed since it was made.", fix="Delete that file.")

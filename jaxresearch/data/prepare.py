@@ -1,0 +1,189 @@
+"""Preparing: from a source of text to a corpus on disk that is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxresearch.data.cache import building, default_cache_root, file_sha256, locked, sweep
+from jaxresearch.data.corpus import (
+    MINIMUM_SPLIT_BYTES,
+    SPLITS,
+    Document,
+    OnProgress,
+    Source,
+    Split,
+    find_source,
+    no_progress,
+)
+from jaxresearch.data.dataset import Corpus
+from jaxresearch.data.manifest import (
+    BYTE_LENGTHS_FILE,
+    SPLIT_FOLDERS,
+    TOKENIZER_FILE,
+    FileFacts,
+    Manifest,
+    SplitFacts,
+    this_python,
+)
+from jaxresearch.data.shards import ShardWriter
+from jaxresearch.data.tokenizer import Tokenizer
+from jaxresearch.errors import JaxresearchError
+
+_BATCH_BYTES = 2_000_000
+
+
+def prepare(
+    source: str | Path = "python-stdlib",
+    vocab_size: int = 2048,
+    cache_root: Path | None = None,
+    on_progress: OnProgress = no_progress,
+) -> Corpus:
+    """The corpus of `source` with a tokenizer of `vocab_size`, built if the cache does not have it.
+
+    source: as `find_source` takes it. It is read and fingerprinted each time, so a changed text is another corpus.
+    cache_root: `default_cache_root()` when None.
+    on_progress: called with "read", "tokenizer" or "encode", and the part of that stage that is done.
+
+    Processes that prepare the same corpus at once take turns, and the later ones find it made. Raises JaxresearchError
+    or ConfigurationError, each with one line, for text or a cache that will not do.
+    """
+    found = find_source(source)
+    census = _take_census(found, on_progress)
+    census.check_size(found)
+    root = default_cache_root() if cache_root is None else Path(cache_root)
+    name = f"{found.name}-{census.fingerprint.removeprefix('sha256:')[:12]}-v{vocab_size}"
+    if _is_prepared(root / name, census.fingerprint):  # before any lock, so that a read-only cache serves too
+        return Corpus.open(root / name)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        sweep(root)
+        with locked(root, name):
+            if not _is_prepared(root / name, census.fingerprint):
+                with building(root, name) as draft:
+                    _build(draft, found, census, vocab_size, on_progress)
+    except OSError as error:
+        raise JaxresearchError(
+            f"cannot write to the cache at {root}: {error.strerror or error}.",
+            fix="Make room, or point JAXRESEARCH_CACHE elsewhere.",
+        ) from None
+    return Corpus.open(root / name)
+
+
+class _Count:
+    """Running totals of one split; `digest` goes over its documents' SHA-256s in order."""
+
+    def __init__(self) -> None:
+        self.documents = 0
+        self.text_bytes = 0
+        self.digest = hashlib.sha256()
+
+    def add(self, document: Document) -> None:
+        self.documents += 1
+        self.text_bytes += document.size_bytes
+        self.digest.update(document.sha256)
+
+
+class _Census:
+    """How much text each split has, and the fingerprint of it all."""
+
+    def __init__(self) -> None:
+        self.splits: dict[Split, _Count] = {split: _Count() for split in SPLITS}
+
+    def add(self, document: Document) -> None:
+        self.splits[document.split].add(document)
+
+    @property
+    def fingerprint(self) -> str:
+        lines = "".join(f"{split} {count.digest.hexdigest()}\n" for split, count in self.splits.items())
+        return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+    def check_size(self, source: Source) -> None:
+        """Raises JaxresearchError when some split has too little text to score anything on."""
+        documents = sum(count.documents for count in self.splits.values())
+        text_bytes = sum(count.text_bytes for count in self.splits.values())
+        if not text_bytes:
+            raise JaxresearchError(f"{source.location} is empty: there is no text in it.", fix="Give some text.")
+        for split, count in self.splits.items():
+            if count.text_bytes < MINIMUM_SPLIT_BYTES:
+                raise JaxresearchError(
+                    f"{source.location} is too small: of its {text_bytes:,} bytes in {documents:,} documents, "
+                    f"the {split} split got {count.text_bytes:,}, and {MINIMUM_SPLIT_BYTES:,} are needed.",
+                    fix="Give at least 100 documents and about 200,000 bytes (one .txt file is cut into documents "
+                    "when it is larger than 64 kB).",
+                )
+
+
+def _take_census(source: Source, on_progress: OnProgress) -> _Census:
+    census = _Census()
+    for document in source.documents(on_progress, "read"):
+        census.add(document)
+    return census
+
+
+def _is_prepared(folder: Path, fingerprint: str) -> bool:
+    try:
+        corpus = Corpus.open(folder)
+        corpus.check_files(sealed=True)
+    except JaxresearchError:
+        return False
+    return corpus.fingerprint == fingerprint
+
+
+def _build(folder: Path, source: Source, census: _Census, vocab_size: int, on_progress: OnProgress) -> None:
+    documents = source.documents(on_progress, "tokenizer")
+    tokenizer = Tokenizer.train((item.text for item in documents if item.split == "train"), vocab_size)
+    tokenizer.save(folder / TOKENIZER_FILE)
+    np.save(folder / BYTE_LENGTHS_FILE, tokenizer.byte_lengths)
+
+    writers: dict[Split, ShardWriter] = {split: ShardWriter(folder / SPLIT_FOLDERS[split]) for split in SPLITS}
+    encoded = _Census()
+    for batch in _batches(source.documents(on_progress, "encode")):
+        for document, tokens in zip(batch, tokenizer.encode_batch([item.text for item in batch]), strict=True):
+            encoded.add(document)
+            writers[document.split].add(tokens)
+    for writer in writers.values():
+        writer.close()
+    if encoded.fingerprint != census.fingerprint:
+        raise JaxresearchError(f"{source.location} changed while it was read.", fix="Try again when it is at rest.")
+
+    Manifest(
+        name=source.name,
+        source=source.kind,
+        fingerprint=census.fingerprint,
+        tokenizer=tokenizer.fingerprint,
+        vocab_size=vocab_size,
+        ignored_files=source.ignored,
+        python=this_python(),
+        splits={
+            split: SplitFacts(
+                documents=writer.documents,
+                text_bytes=census.splits[split].text_bytes,
+                tokens=writer.tokens,
+                shards=tuple(writer.shards),
+            )
+            for split, writer in writers.items()
+        },
+        files={
+            path.relative_to(folder).as_posix(): FileFacts(size_bytes=path.stat().st_size, sha256=file_sha256(path))
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+    ).save(folder)
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Runs of documents of a few megabytes, enough to keep every core of the tokenizer busy."""
+    batch: list[Document] = []
+    size_bytes = 0
+    for document in documents:
+        batch.append(document)
+        size_bytes += document.size_bytes
+        if size_bytes >= _BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+    if batch:
+        yield batch

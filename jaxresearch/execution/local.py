@@ -1,0 +1,239 @@
+"""LocalExecutor: traces in a sandbox and runs in one warm worker, both on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from jaxresearch.config import LimitsConfig, StudyConfig
+from jaxresearch.data import Corpus, default_cache_root, unigram_bpb
+from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate, TraceFailure
+from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError, WorkerProcess
+from jaxresearch.execution.worker import VerifyRequest, WorkerSettings
+from jaxresearch.experiment import FailedRun, RunOutcome, Verdict
+from jaxresearch.program.program import Manifest
+from jaxresearch.program.tracing import TracedModules, trace
+from jaxresearch.proposal import Candidate, Hyperparameter, Scalar
+from jaxresearch.sandbox import Sandbox
+
+_GRACE_SECONDS = 20.0
+"""How long after its own wall cap a training may take to say so before its worker is killed."""
+_OUTCOME = TypeAdapter(RunOutcome)
+
+
+class LocalExecutor:
+    """Traces and runs one thing at a time. The worker is replaced after a crash, a kill, or many programs."""
+
+    def __init__(self, settings: WorkerSettings, limits: LimitsConfig, sandbox: Sandbox, keep_awake: int = 32) -> None:
+        self._settings, self._limits, self._sandbox, self._keep_awake = settings, limits, sandbox, keep_awake
+        self._worker: WorkerProcess | None = None
+        self._lock = asyncio.Lock()
+        self._known = _KnownTraces()
+
+    @classmethod
+    def create(
+        cls, config: StudyConfig, corpus: Corpus, sandbox: Sandbox, *, programs: Path, runs: Path
+    ) -> LocalExecutor:
+        """An executor that stores programs and evaluations below the given folders."""
+        settings = WorkerSettings(
+            corpus=corpus.folder,
+            programs=programs,
+            runs=runs,
+            compilation_cache=default_cache_root() / "xla",
+            context=config.context,
+            vocab_size=corpus.vocab_size,
+            evaluation_tokens=config.evaluation.tokens,
+            evaluation_batch=config.evaluation.batch,
+            unigram_bpb=unigram_bpb(corpus, config.context),
+            threads=config.execution.threads,
+            program_bytes=config.limits.program_bytes,
+            constant_bytes=config.limits.constant_bytes,
+            parameters=config.limits.parameters,
+        )
+        return cls(settings, config.limits, sandbox, config.execution.keep_awake_programs)
+
+    async def trace(self, candidate: Candidate) -> TracedCandidate | TraceFailure:
+        known = self._known.find(candidate)
+        if known is not None:
+            return known
+        worker = await self._ready_worker()
+        scratch = Path(tempfile.mkdtemp(prefix="jaxresearch-trace-"))
+        try:
+            tree = scratch / "tree"
+            tree.mkdir()
+            traced = await trace(
+                candidate,
+                laboratory={"vocab_size": self._settings.vocab_size, "context": self._settings.context},
+                evaluation_batch=self._settings.evaluation_batch,
+                platform=worker.facts["platform"],
+                sandbox=self._sandbox,
+                limits=self._limits,
+                scratch=tree,
+            )
+            if isinstance(traced, TraceFailure):
+                return traced
+            result = await self._verify(traced, scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        if isinstance(result, TracedCandidate):
+            self._known.remember(candidate, result)
+        return result
+
+    async def _verify(self, traced: TracedModules, scratch: Path) -> TracedCandidate | TraceFailure:
+        for index, blob in enumerate(traced.blobs):
+            (scratch / str(index)).write_bytes(blob)
+        request = VerifyRequest(
+            folder=scratch,
+            count=len(traced.blobs),
+            traced=tuple(sorted(traced.values)),
+            phases=traced.phases,
+            leaves=traced.leaves,
+            metrics=traced.metrics,
+        )
+
+        def refused(verdict: Verdict, reason: str) -> TraceFailure:
+            return TraceFailure(verdict=verdict, reason=reason, trace_seconds=traced.seconds)
+
+        worker = await self._ready_worker()
+        limits = {"verify": self._limits.trace_seconds}
+        try:
+            async with self._lock:
+                answer = await worker.ask(
+                    "verify", request.model_dump(mode="json"), limits=limits, first_stage="verify"
+                )
+        except StageTimeoutError as error:
+            return refused(Verdict.TIMEOUT, str(error))
+        except WorkerDiedError as error:
+            return refused(Verdict.INVALID, f"the verifier died on the program ({error})")
+        except WorkerFailedError as error:
+            return refused(Verdict.INFRASTRUCTURE, str(error))
+        if "refused" in answer:
+            return refused(Verdict.INVALID, answer["refused"])
+        manifest = Manifest.model_validate(answer["manifest"])
+        return TracedCandidate(
+            program=manifest.program,
+            traced=traced.values,
+            hyperparameters=traced.hyperparameters,
+            phases=manifest.phases,
+            step_flops=manifest.step_flops,
+            parameters=manifest.parameters,
+            sandbox=self._sandbox.tier,
+            trace_seconds=traced.seconds,
+        )
+
+    async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
+        worker = await self._ready_worker()
+        limits = {
+            "compile": self._limits.compile_seconds,
+            "train": request.wall_cap_seconds + self._limits.compile_seconds + _GRACE_SECONDS,
+            "score": self._limits.evaluation_seconds,
+        }
+        worker.programs.add(request.program)
+        stage = "compile"
+
+        def watch(progress: RunProgress) -> None:
+            nonlocal stage
+            stage = progress.stage
+            on_progress(progress)
+
+        def failed(verdict: Verdict, reason: str) -> FailedRun:
+            return FailedRun(
+                identity=request.identity, verdict=verdict, reason=reason, seed=request.seed, program=request.program
+            )
+
+        try:
+            async with self._lock:
+                answer = await worker.ask(
+                    "run", request.model_dump(), limits=limits, first_stage="compile", on_progress=watch
+                )
+        except StageTimeoutError as error:
+            return failed(Verdict.TIMEOUT, f"{error}; the worker was killed")
+        except WorkerDiedError as error:
+            return failed(Verdict.CRASH, f"the worker died while it did {stage}: {error}")
+        except WorkerFailedError as error:
+            return failed(Verdict.INFRASTRUCTURE, str(error))
+        return _OUTCOME.validate_python(answer)
+
+    async def _ready_worker(self) -> WorkerProcess:
+        async with self._lock:
+            if self._worker is not None and (not self._worker.alive or len(self._worker.programs) >= self._keep_awake):
+                await self._worker.kill()
+                self._worker = None
+            if self._worker is None:
+                self._worker = await WorkerProcess.start(self._settings)
+            return self._worker
+
+    async def facts(self) -> dict[str, str | int]:
+        """device, platform, threads and jax of the worker."""
+        return (await self._ready_worker()).facts
+
+    async def close(self) -> None:
+        if self._worker is not None:
+            await self._worker.kill()
+            self._worker = None
+
+
+@dataclass
+class _Sources:
+    """What was learned from tracing one source tree: its runtime inputs, their defaults, and traces by static config."""
+
+    traced: frozenset[str]
+    defaults: dict[str, float]
+    by_static: dict[str, TracedCandidate]
+
+
+class _KnownTraces:
+    """Traces of this session. A candidate that differs from one in runtime inputs only needs no trace of its own."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, _Sources] = {}
+
+    def find(self, candidate: Candidate) -> TracedCandidate | None:
+        sources = self._sources.get(_key(candidate.files))
+        if sources is None:
+            return None
+        found = sources.by_static.get(_key(_static(candidate.config, sources.traced)))
+        if found is None:
+            return None
+        values = {}
+        for name in sources.traced:
+            value = candidate.config.get(name, sources.defaults.get(name))
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                return None
+            values[name] = float(value)
+        return found.model_copy(
+            update={
+                "traced": values,
+                "hyperparameters": tuple(_with_value(h, values) for h in found.hyperparameters),
+                "trace_seconds": 0.0,
+            }
+        )
+
+    def remember(self, candidate: Candidate, result: TracedCandidate) -> None:
+        names = frozenset(result.traced)
+        sources = self._sources.setdefault(_key(candidate.files), _Sources(names, {}, {}))
+        if sources.traced != names:
+            return  # the inputs depend on the config; then each candidate is traced
+        sources.defaults |= {name: value for name, value in result.traced.items() if name not in candidate.config}
+        sources.by_static[_key(_static(candidate.config, names))] = result
+
+
+def _static(config: Mapping[str, Scalar], traced: frozenset[str]) -> dict[str, Scalar]:
+    return {name: value for name, value in config.items() if name not in traced}
+
+
+def _with_value(h: Hyperparameter, values: Mapping[str, float]) -> Hyperparameter:
+    return replace(h, value=values[h.name]) if h.name in values else h
+
+
+def _key(facts: Mapping[str, Scalar]) -> str:
+    return hashlib.sha256(json.dumps(sorted(facts.items())).encode()).hexdigest()

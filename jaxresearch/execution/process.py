@@ -1,0 +1,149 @@
+"""WorkerProcess: the driver's end of one worker. It starts it, talks to it, and ends it without asking."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import IO, Any
+
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.execution.base import RunProgress
+from jaxresearch.execution.worker import WorkerSettings
+
+_START_SECONDS = 300.0
+_LINE_BYTES = 64 * 2**20
+_PASSED_ON = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "XLA_FLAGS",
+    "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "JAX_PLATFORMS", "JAX_ENABLE_COMPILATION_CACHE",
+    "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "NPROC",
+)  # fmt: skip
+_PASSED_ON_PREFIXES = ("TPU_", "LIBTPU_", "JAX_TRACEBACK", "OPENBLAS_")
+
+
+class WorkerDiedError(Exception):
+    """The worker ended without an answer. The message holds the last lines of its log."""
+
+
+class WorkerFailedError(Exception):
+    """The worker answered that it failed: a fault of ours or of the machine, not of the program."""
+
+
+class StageTimeoutError(Exception):
+    """A stage outlasted its limit; the worker was killed."""
+
+    def __init__(self, stage: str, seconds: float) -> None:
+        super().__init__(f"{stage} took longer than {seconds:g} s")
+        self.stage, self.seconds = stage, seconds
+
+
+def worker_environment() -> dict[str, str]:
+    """What a worker inherits: what finds Python and devices. Never a key."""
+    kept = {name: value for name, value in os.environ.items() if name in _PASSED_ON}
+    kept |= {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON_PREFIXES)}
+    return kept | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+class WorkerProcess:
+    """One running worker. `facts` says device, platform, threads and the version of jax."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: IO[bytes], facts: dict[str, Any]) -> None:
+        self._process, self._log, self.facts = process, log, facts
+        self.programs: set[str] = set()
+
+    @classmethod
+    async def start(cls, settings: WorkerSettings) -> WorkerProcess:
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "jaxresearch.execution.worker",
+            settings.model_dump_json(),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            env=worker_environment(),
+            start_new_session=True,
+            limit=_LINE_BYTES,
+        )
+        worker = cls(process, log, {})
+        try:
+            worker.facts = await worker._answer({"start": _START_SECONDS}, "start", lambda _: None)
+        except (WorkerDiedError, WorkerFailedError, StageTimeoutError) as error:
+            await worker.kill()
+            raise JaxresearchError(f"the worker did not start: {error}", fix="Run `jaxresearch doctor`.") from None
+        except BaseException:
+            await worker.kill()
+            raise
+        return worker
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def ask(
+        self,
+        do: str,
+        request: dict[str, Any],
+        *,
+        limits: dict[str, float],
+        first_stage: str,
+        on_progress: Callable[[RunProgress], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """The worker's answer. limits: seconds of each stage. Raises the errors of this module; a late worker is killed."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, "request": request}).encode() + b"\n")
+            await self._process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            raise WorkerDiedError(await self._epitaph()) from None
+        try:
+            return await self._answer(limits, first_stage, on_progress)
+        except (StageTimeoutError, asyncio.CancelledError):
+            await self.kill()
+            raise
+
+    async def _answer(
+        self, limits: dict[str, float], stage: str, on_progress: Callable[[RunProgress], None]
+    ) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limits[stage]
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    line = await self._process.stdout.readline()
+            except TimeoutError:
+                raise StageTimeoutError(stage, limits[stage]) from None
+            if not line:
+                raise WorkerDiedError(await self._epitaph())
+            message = json.loads(line)
+            if "result" in message:
+                return message["result"]
+            if "error" in message:
+                raise WorkerFailedError(message["error"])
+            progress = RunProgress(**message["progress"])
+            if progress.stage != stage:
+                stage = progress.stage
+                deadline = loop.time() + limits[stage]
+            on_progress(progress)
+
+    async def _epitaph(self) -> str:
+        status = await self._process.wait()
+        self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, self._log.tell() - 4096))
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        return f"{how}{'; ' + lines[-1][:300] if lines else ''}"
+
+    async def kill(self) -> None:
+        """End the worker and all that it started, now."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+        self._log.close()

@@ -1,0 +1,181 @@
+"""One run inside a worker: compile, train, score, audit; a RunOutcome in the end, whatever the program does."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from jaxresearch.budget import Budget
+from jaxresearch.data.batches import Batches
+from jaxresearch.data.dataset import Corpus
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.execution.base import RunProgress, RunRequest
+from jaxresearch.execution.worker import WorkerSettings
+from jaxresearch.experiment import Audit, CompletedRun, FailedRun, Verdict
+from jaxresearch.scoring.audits import AuditSubject, gain_audits, routine_audits
+from jaxresearch.scoring.scorer import CompiledScorer, NotFiniteError, Score, score
+from jaxresearch.text import one_line
+from jaxresearch.training.trainer import CompiledProgram, Trained, TrainingFailedError, train
+
+
+class RunHost(Protocol):
+    """The worker, as a run sees it."""
+
+    settings: WorkerSettings
+    corpus: Corpus
+    rows: np.ndarray
+
+    def facts(self) -> dict: ...
+    def progress(self, progress: RunProgress, *, force: bool = False) -> None: ...
+    def executables(self, program: str) -> tuple[CompiledProgram, CompiledScorer, float]: ...
+
+
+def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
+    """Do what `request` asks. A program that fails is a FailedRun with the reason; our own failures raise."""
+    started = time.monotonic()
+
+    def failed(verdict: Verdict, reason: str, **facts) -> FailedRun:
+        return FailedRun(
+            identity=request.identity,
+            verdict=verdict,
+            reason=reason,
+            seed=request.seed,
+            program=request.program,
+            total_seconds=time.monotonic() - started + request.trace_seconds,
+            **facts,
+        )
+
+    host.progress(RunProgress("compile"), force=True)
+    try:
+        compiled, scorer, compile_seconds = host.executables(request.program)
+    except JaxresearchError:
+        raise
+    except Exception as error:  # XLA's word on a module that it cannot compile
+        return failed(*_judge_runtime_error(error, "compiling"))
+    host.progress(RunProgress("train"), force=True)
+    try:
+        trained = train(
+            compiled,
+            traced=request.traced,
+            budget=Budget.parse(request.budget),
+            seed=request.seed,
+            batches=_batches(host.corpus, request.seed),
+            wall_cap_seconds=request.wall_cap_seconds,
+            on_progress=host.progress,
+        )
+    except TrainingFailedError as error:
+        verdict = Verdict.TIMEOUT if error.timeout else Verdict.CRASH
+        return failed(verdict, error.reason, step=error.step, train_seconds=error.seconds, curve=error.curve)
+    except JaxresearchError:
+        raise
+    except Exception as error:
+        return failed(*_judge_runtime_error(error, "training"))
+    host.progress(RunProgress("score", 1.0, trained.loss, trained.steps), force=True)
+    facts = {"train_seconds": trained.train_seconds, "curve": trained.curve, "step": trained.steps}
+    try:
+        scored = score(scorer, trained.leaves, host.rows, host.corpus.byte_lengths)
+    except NotFiniteError as error:
+        return failed(Verdict.INVALID, f"not finite: {error}", **facts)
+    except Exception as error:
+        return failed(*_judge_runtime_error(error, "scoring"), **facts)
+    audit_started = time.monotonic()
+    audits = _audit(host, request, scorer, trained, scored)
+    broken = next((audit for audit in audits if not audit.passed), None)
+    if broken is not None:
+        reason = f"{broken.name}: {broken.detail} (by up to {broken.max_deviation:.3g} nats)"
+        return failed(Verdict.INVALID, reason, audits=audits, **facts)
+    _save(host.settings.runs / request.identity, scored.nats)
+    facts = host.facts()
+    return CompletedRun(
+        identity=request.identity,
+        val_bpb=scored.val_bpb,
+        loss=trained.loss,
+        steps=trained.steps,
+        tokens=trained.tokens,
+        flops=trained.flops,
+        train_seconds=trained.train_seconds,
+        compile_seconds=compile_seconds,
+        eval_seconds=scored.seconds,
+        audit_seconds=time.monotonic() - audit_started,
+        trace_seconds=request.trace_seconds,
+        total_seconds=time.monotonic() - started + request.trace_seconds,
+        tokens_per_second=trained.tokens / trained.train_seconds if trained.train_seconds else 0.0,
+        mfu=None,
+        peak_memory_bytes=max(compiled.peak_memory_bytes, scorer.peak_memory_bytes),
+        parameters=compiled.program.manifest.parameters,
+        program=request.program,
+        corpus=host.corpus.fingerprint,
+        tokenizer=host.corpus.tokenizer_fingerprint,
+        seed=request.seed,
+        budget=request.budget,
+        device=facts["device"],
+        threads=facts["threads"],
+        jax=facts["jax"],
+        sandbox=request.sandbox,
+        flags=_flags(trained, scored, host.settings.unigram_bpb),
+        audits=audits,
+        curve=trained.curve,
+    )
+
+
+def _batches(corpus: Corpus, seed: int) -> Callable[[int], Batches]:
+    return lambda length: Batches(corpus.rows("train", length), 1, seed)
+
+
+def _judge_runtime_error(error: Exception, stage: str) -> tuple[Verdict, str]:
+    text = one_line(str(error), 300)
+    if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
+        return Verdict.CRASH, f"out of memory while {stage}: {text}"
+    return Verdict.CRASH, f"{type(error).__name__} while {stage}: {text}"
+
+
+def _audit(
+    host: RunHost, request: RunRequest, scorer: CompiledScorer, trained: Trained, scored: Score
+) -> tuple[Audit, ...]:
+    """The cheap audits always; the strong ones when the run claims a gain over the reference run."""
+    randomness = np.random.default_rng(secrets.randbits(128))
+    subject = AuditSubject(scorer, trained.leaves, host.rows)
+    audits = routine_audits(subject, randomness)
+    if request.reference is None or not all(audit.passed for audit in audits):
+        return audits
+    reference = load_nats(host.settings.runs / request.reference)
+    if reference.shape != scored.nats.shape:
+        raise JaxresearchError(f"run {request.reference[:12]} was scored on other rows than this one.")
+    counted = host.corpus.byte_lengths[host.rows[..., 1:]] > 0
+    return audits + gain_audits(subject, scored.nats, reference, counted, randomness)
+
+
+def _flags(trained: Trained, scored: Score, unigram_bpb: float) -> tuple[str, ...]:
+    flags = []
+    if not trained.changed or scored.val_bpb >= unigram_bpb:
+        flags.append("did not learn")
+    if not trained.seed_matters:
+        flags.append("two seeds give one init")
+    return tuple(flags)
+
+
+def load_nats(folder: Path) -> np.ndarray:
+    """The per-token cross-entropies of a finished run, f32[batches, b, T]."""
+    try:
+        return np.load(folder / "nats.npy", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise JaxresearchError(
+            f"the stored evaluation of run {folder.name[:12]} cannot be read: {error}.", fix="Restore it from a backup."
+        ) from None
+
+
+def _save(folder: Path, nats: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".draft-")
+    with os.fdopen(descriptor, "wb") as file:
+        np.save(file, nats.astype(np.float32))
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).rename(folder / "nats.npy")

@@ -1,0 +1,178 @@
+"""The worker: a warm, expendable process that verifies, trains and scores programs, one request at a time.
+
+Started by `LocalExecutor` as `python -m jaxresearch.execution.worker`. One JSON object a line on standard input asks; on
+standard output come {"progress": ...} lines and then one {"result": ...} or {"error": ...}. It holds no key and no secret.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from jaxresearch.execution.base import RunProgress, RunRequest
+
+_KEPT_PROGRAMS = 4
+_PROGRESS_INTERVAL_SECONDS = 0.25
+
+
+class WorkerSettings(BaseModel):
+    """What a worker is told at its start."""
+
+    model_config = ConfigDict(frozen=True)
+
+    corpus: Path
+    programs: Path
+    runs: Path
+    compilation_cache: Path
+    context: int
+    vocab_size: int
+    evaluation_tokens: int
+    evaluation_batch: int
+    unigram_bpb: float
+    threads: int | None
+    program_bytes: int
+    constant_bytes: int
+    parameters: int
+
+
+class VerifyRequest(BaseModel):
+    """Modules as the sandbox wrote them, in `folder`, named 0, 1, ... in order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: Path
+    count: int
+    traced: tuple[str, ...]
+    phases: tuple[tuple[float, int, int], ...]
+    leaves: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+def main() -> None:
+    settings = WorkerSettings.model_validate_json(sys.argv[1])
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    if settings.threads is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])
+
+    def say(**message: Any) -> None:
+        out.write(json.dumps(message) + "\n")
+
+    worker = _Worker(settings, say)
+    say(result=worker.facts())
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            match request["do"]:
+                case "verify":
+                    say(result=worker.verify(VerifyRequest.model_validate(request["request"])))
+                case "run":
+                    say(result=worker.run(RunRequest.model_validate(request["request"])))
+                case unknown:
+                    say(error=f"unknown request {unknown!r}")
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc()
+            say(error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:500]}")
+
+
+class _Worker:
+    def __init__(self, settings: WorkerSettings, say: Callable[..., None]) -> None:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(settings.compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+        from jaxresearch.data.dataset import Corpus, evaluation_rows
+
+        self.settings, self.say = settings, say
+        self.device = jax.devices()[0]
+        self.corpus = Corpus.open(settings.corpus)
+        self.rows = evaluation_rows(
+            self.corpus, settings.context, settings.evaluation_tokens, settings.evaluation_batch
+        )
+        self.compiled: OrderedDict[str, Any] = OrderedDict()
+        self._last_progress = 0.0
+
+    def facts(self) -> dict[str, Any]:
+        import jax
+
+        return {
+            "device": self.device.platform if self.device.platform == "cpu" else self.device.device_kind,
+            "platform": "cuda" if self.device.platform == "gpu" else self.device.platform,
+            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "jax": jax.__version__,
+        }
+
+    def progress(self, progress: RunProgress, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now - self._last_progress >= _PROGRESS_INTERVAL_SECONDS:
+            self._last_progress = now
+            self.say(progress=vars(progress))
+
+    def verify(self, request: VerifyRequest) -> dict[str, Any]:
+        """{"manifest": ...} of the stored program, or {"refused": why}."""
+        from jaxresearch.program.program import store
+        from jaxresearch.program.verifier import InvalidProgramError, ProgramLimits, Signature, verify
+
+        settings = self.settings
+        wanted = Signature(settings.evaluation_batch, settings.context, settings.vocab_size)
+        try:
+            verified = verify(
+                [(request.folder / str(index)).read_bytes() for index in range(request.count)],
+                traced=request.traced,
+                phases=request.phases,
+                metrics=request.metrics,
+                wanted=wanted,
+                limits=ProgramLimits(settings.program_bytes, settings.constant_bytes, settings.parameters),
+            )
+        except InvalidProgramError as error:
+            return {"refused": str(error)}
+        manifest = store(
+            settings.programs,
+            verified,
+            platform=self.facts()["platform"],
+            traced=request.traced,
+            phases=request.phases,
+            leaves=request.leaves,
+            metrics=request.metrics,
+            signature=(wanted.batch, wanted.context, wanted.vocab_size),
+        )
+        return {"manifest": manifest.model_dump()}
+
+    def run(self, request: RunRequest) -> dict[str, Any]:
+        """A RunOutcome as JSON."""
+        from jaxresearch.execution.running import run_program
+
+        return run_program(self, request).model_dump(mode="json")
+
+    def executables(self, program: str) -> tuple[Any, Any, float]:
+        """Compiled trainer and scorer of a program, and the seconds that compiling took now."""
+        from jaxresearch.program.program import load
+        from jaxresearch.scoring.scorer import compile_scorer
+        from jaxresearch.training.trainer import compile_program
+
+        seconds = 0.0
+        if program not in self.compiled:
+            started = time.monotonic()
+            loaded = load(self.settings.programs, program)
+            self.compiled[program] = compile_program(loaded), compile_scorer(loaded)
+            while len(self.compiled) > _KEPT_PROGRAMS:
+                self.compiled.popitem(last=False)
+            seconds = time.monotonic() - started
+        self.compiled.move_to_end(program)
+        return *self.compiled[program], seconds
+
+
+if __name__ == "__main__":
+    main()

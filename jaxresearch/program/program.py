@@ -1,0 +1,146 @@
+"""Program: a verified, traced candidate on disk, named by the SHA-256 of its canonical form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from jax import export
+from pydantic import BaseModel, ConfigDict
+
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.program import stablehlo
+from jaxresearch.program.verifier import VerifiedModules
+
+_SCHEME = "sha256:"
+
+
+class Manifest(BaseModel):
+    """What a stored program is. Everything but the names of leaves and metrics was read off the verified modules."""
+
+    model_config = ConfigDict(frozen=True)
+
+    program: str
+    platform: str
+    jax: str
+    traced: tuple[str, ...]
+    phases: tuple[tuple[float, int, int], ...]
+    leaves: tuple[str, ...]
+    metrics: tuple[str, ...]
+    step_flops: tuple[float | None, ...]
+    logits_flops: float | None
+    parameters: int
+    constant_bytes: int
+    context: int
+    evaluation_batch: int
+    vocab_size: int
+    artefacts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LoadedProgram:
+    """Callables with flat positional arguments.
+
+    init(seed, *traced) -> leaves; steps[phase](*leaves, tokens, progress, *traced) -> (*leaves, *metrics);
+    logits(*leaves, tokens) -> f32[batch, context, vocab].
+    """
+
+    manifest: Manifest
+    init: export.Exported
+    steps: tuple[export.Exported, ...]
+    logits: export.Exported
+
+
+def program_name(texts: Sequence[str], traced: Sequence[str], phases: Sequence[tuple[float, int, int]]) -> str:
+    """ "sha256:..." over the canonical texts, the names of the runtime inputs and the phases."""
+    return _SCHEME + stablehlo.digest([*texts, json.dumps([list(traced), [list(phase) for phase in phases]])])
+
+
+def program_folder(root: Path, program: str) -> Path:
+    """Where `root` keeps the program of that name. Refuses anything that is not such a name."""
+    digest = program.removeprefix(_SCHEME)
+    if len(digest) != 64 or any(c not in "0123456789abcdef" for c in digest):
+        raise JaxresearchError(f"{program!r} is not the name of a program.")
+    return root / digest
+
+
+def store(
+    root: Path,
+    verified: VerifiedModules,
+    *,
+    platform: str,
+    traced: Sequence[str],
+    phases: Sequence[tuple[float, int, int]],
+    leaves: Sequence[str],
+    metrics: Sequence[str],
+    signature: tuple[int, int, int],
+) -> Manifest:
+    """Write the program below `root`, atomically; storing one that is there changes nothing."""
+    names = ["init", *(f"train_step_{i}" for i in range(len(phases))), "logits"]
+    blobs = {f"{name}.mlirbc": module.serialize() for name, module in zip(names, verified.modules, strict=True)}
+    batch, context, vocab_size = signature
+    manifest = Manifest(
+        program=program_name([module.text for module in verified.modules], traced, phases),
+        platform=platform,
+        jax=jax.__version__,
+        traced=tuple(traced),
+        phases=tuple(phases),
+        leaves=tuple(leaves),
+        metrics=tuple(metrics),
+        step_flops=verified.step_flops,
+        logits_flops=verified.logits_flops,
+        parameters=verified.parameters,
+        constant_bytes=verified.constant_bytes,
+        context=context,
+        evaluation_batch=batch,
+        vocab_size=vocab_size,
+        artefacts={name: _SCHEME + hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
+    )
+    folder = program_folder(root, manifest.program)
+    if (folder / "manifest.json").exists():
+        return manifest
+    root.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=root))
+    try:
+        for name, blob in {**blobs, "manifest.json": manifest.model_dump_json(indent=1).encode()}.items():
+            with (draft / name).open("wb") as file:
+                file.write(blob)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():  # a folder without its manifest: left by an interrupted copy, never by us
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    except FileExistsError:
+        pass  # another process stored the same program meanwhile
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return manifest
+
+
+def load(root: Path, program: str) -> LoadedProgram:
+    """Read a stored program back, checking that it is the one that its name says. Raises `JaxresearchError`."""
+    folder = program_folder(root, program)
+    fix = "Trace the candidate again, or restore the file from a backup."
+    try:
+        manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+        blobs = {name: (folder / name).read_bytes() for name in manifest.artefacts}
+    except (OSError, ValueError) as error:
+        raise JaxresearchError(f"program {program[:19]} cannot be read: {error}.", fix=fix) from None
+    for name, digest in manifest.artefacts.items():
+        if _SCHEME + hashlib.sha256(blobs[name]).hexdigest() != digest:
+            raise JaxresearchError(f"program {program[:19]}: {name} is damaged.", fix=fix)
+    names = ["init", *(f"train_step_{i}" for i in range(len(manifest.phases))), "logits"]
+    modules = [stablehlo.parse(blobs[f"{name}.mlirbc"]) for name in names]
+    if manifest.jax == jax.__version__:
+        found = program_name([module.text for module in modules], manifest.traced, manifest.phases)
+        if found != program:
+            raise JaxresearchError(f"program {program[:19]} is stored under a name that is not its own.", fix=fix)
+    init, *steps, logits = (stablehlo.to_exported(module, manifest.platform) for module in modules)
+    return LoadedProgram(manifest, init, tuple(steps), logits)

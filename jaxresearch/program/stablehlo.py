@@ -1,0 +1,185 @@
+"""StableHLO modules: parse, strip, print, walk, and make callable. The only file that touches the MLIR bindings.
+
+Nothing here executes a module. A module from a sandbox may be hostile: parse it only where a process may die.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax import export
+from jaxlib.mlir import ir, passmanager
+from jaxlib.mlir.dialects import chlo, stablehlo
+
+Operation = ir.Operation
+
+_DTYPES = {
+    "f64": "float64",
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "i64": "int64",
+    "i32": "int32",
+    "i16": "int16",
+    "i8": "int8",
+    "ui64": "uint64",
+    "ui32": "uint32",
+    "ui16": "uint16",
+    "ui8": "uint8",
+    "i1": "bool",
+}
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Shape and numpy dtype name of one argument or result."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def struct(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.shape, jax.numpy.dtype(self.dtype))
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class UnreadableModuleError(ValueError):
+    """The bytes are not a StableHLO module, or one with types that no program may have."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A parsed module without source locations."""
+
+    handle: ir.Module
+    context: ir.Context
+
+    @property
+    def text(self) -> str:
+        """Canonical form: without locations, every constant in full. Equal programs print equally."""
+        with self.context:
+            return self.handle.operation.get_asm(enable_debug_info=False)
+
+    @property
+    def functions(self) -> dict[str, Operation]:
+        """Top-level functions by name."""
+        with self.context:
+            return {
+                ir.StringAttr(op.operation.attributes["sym_name"]).value: op.operation
+                for op in self.handle.body.operations
+                if op.operation.name == "func.func"
+            }
+
+    def serialize(self) -> bytes:
+        """A portable artifact, readable by later releases of jaxlib."""
+        with self.context:
+            target = stablehlo.get_version_from_compatibility_requirement(
+                stablehlo.StablehloCompatibilityRequirement.WEEK_4
+            )
+            copy = ir.Module.parse(self.handle.operation.get_asm(enable_debug_info=False))  # serialising rewrites it
+            passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(copy.operation)
+            return stablehlo.serialize_portable_artifact(copy, target)
+
+
+def parse(blob: bytes) -> Module:
+    """The module in a portable artifact, stripped of source locations. Raises `UnreadableModuleError`."""
+    context = ir.Context()
+    with context:
+        stablehlo.register_dialect(context)
+        chlo.register_dialect(context)
+        try:
+            handle = stablehlo.deserialize_portable_artifact(context, blob)
+            if handle is None:
+                raise UnreadableModuleError("not a StableHLO portable artifact")
+            passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(handle.operation)
+            if not handle.operation.verify():
+                raise UnreadableModuleError("the module does not verify")
+        except (ir.MLIRError, ValueError, RuntimeError) as error:
+            raise UnreadableModuleError(str(error).splitlines()[0] if str(error) else "unreadable module") from None
+    return Module(handle, context)
+
+
+def digest(texts: Sequence[str]) -> str:
+    """SHA-256 over texts, each preceded by its length so that no two sequences collide."""
+    total = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode()
+        total.update(len(encoded).to_bytes(8, "big"))
+        total.update(encoded)
+    return total.hexdigest()
+
+
+def walk(operation: Operation) -> Iterator[Operation]:
+    """Every operation inside `operation`, nested regions included."""
+    for region in operation.regions:
+        for block in region.blocks:
+            for op in block.operations:
+                yield op.operation
+                yield from walk(op.operation)
+
+
+def tensor_type(type_: ir.Type) -> TensorType:
+    """Raises `UnreadableModuleError` for anything but a tensor of static shape and ordinary dtype."""
+    if not isinstance(type_, ir.RankedTensorType) or not type_.has_static_shape:
+        raise UnreadableModuleError(f"type {type_} is not a tensor of static shape")
+    name = str(type_.element_type)
+    if name not in _DTYPES:
+        raise UnreadableModuleError(f"element type {name} is not allowed")
+    return TensorType(tuple(type_.shape), _DTYPES[name])
+
+
+def signature(function: Operation) -> tuple[list[TensorType], list[TensorType]]:
+    """Types of the arguments and the results of a func.func."""
+    kind = ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value)
+    return [tensor_type(t) for t in kind.inputs], [tensor_type(t) for t in kind.results]
+
+
+def used_arguments(function: Operation) -> list[bool]:
+    """For each argument of a func.func: does anything read it?"""
+    entry = function.regions[0].blocks[0]
+    return [any(True for _ in argument.uses) for argument in entry.arguments]
+
+
+def constant_bytes(op: Operation) -> int:
+    """Bytes of data that a stablehlo.constant carries; a splat carries one element."""
+    value = op.attributes["value"]
+    kind = tensor_type(op.results[0].type)
+    width = jax.numpy.dtype(kind.dtype).itemsize
+    if isinstance(value, ir.DenseElementsAttr) and value.is_splat:
+        return width
+    return max(1, kind.size) * width
+
+
+def string_attribute(op: Operation, name: str) -> str:
+    """The text of a string or symbol attribute; empty when absent."""
+    if name not in op.attributes:
+        return ""
+    value = op.attributes[name]
+    return value.value if isinstance(value, ir.StringAttr | ir.FlatSymbolRefAttr) else str(value)
+
+
+def to_exported(module: Module, platform: str) -> export.Exported:
+    """The module's `main` as something that `jax.jit` can call with flat positional arguments.
+
+    The calling convention is our own, from a stub of the same signature; nothing of the module's origin is trusted.
+    """
+    with module.context:
+        inputs, outputs = signature(module.functions["main"])
+
+    def stub(*arguments: jax.Array) -> list[jax.Array]:
+        return [jax.numpy.zeros(kind.shape, kind.dtype) for kind in outputs]
+
+    jitted = jax.jit(stub, keep_unused=True)
+    exported = export.export(jitted, platforms=[platform])(*[kind.struct for kind in inputs])
+    return dataclasses.replace(exported, mlir_module_serialized=module.serialize())

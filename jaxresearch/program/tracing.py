@@ -1,0 +1,131 @@
+"""Tracing a candidate: its sources go into a sandbox, StableHLO comes out. The driver's side of `tracer.py`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jaxresearch.config import LimitsConfig
+from jaxresearch.execution.base import TraceFailure
+from jaxresearch.experiment import Verdict
+from jaxresearch.proposal import Candidate, Hyperparameter, Scalar
+from jaxresearch.sandbox import Sandbox, SandboxOutcome, write_tree
+from jaxresearch.text import clean
+
+_TRACER = Path(__file__).with_name("tracer.py")
+_HEADER_BYTES = 1_000_000
+
+
+class _Header(BaseModel):
+    """What the tracer says of its modules. Names and values only; the verifier reads shapes off the modules."""
+
+    model_config = ConfigDict(frozen=True)
+
+    hyperparameters: tuple[Hyperparameter, ...]
+    traced: tuple[str, ...]
+    phases: tuple[tuple[float, int, int], ...]
+    leaves: tuple[str, ...]
+    metrics: tuple[str, ...]
+    blobs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TracedModules:
+    """Unverified: modules as the sandbox wrote them, in the order init, train_step of each phase, logits."""
+
+    hyperparameters: tuple[Hyperparameter, ...]
+    values: dict[str, float]
+    phases: tuple[tuple[float, int, int], ...]
+    leaves: tuple[str, ...]
+    metrics: tuple[str, ...]
+    blobs: tuple[bytes, ...]
+    seconds: float
+
+
+async def trace(
+    candidate: Candidate,
+    *,
+    laboratory: Mapping[str, Scalar],
+    evaluation_batch: int,
+    platform: str,
+    sandbox: Sandbox,
+    limits: LimitsConfig,
+    scratch: Path,
+) -> TracedModules | TraceFailure:
+    """Trace `candidate` with the laboratory's own settings (`vocab_size`, `context`) on top of its config."""
+    write_tree(scratch, candidate.files)
+    request = {
+        "tree": sandbox.tree_path(scratch),
+        "config": {**candidate.config, **laboratory},
+        "evaluation_batch": evaluation_batch,
+        "platform": platform,
+        "limits": {
+            "memory_bytes": limits.memory_bytes,
+            "file_bytes": 64_000_000,
+            "cpu_seconds": math.ceil(4 * limits.trace_seconds),
+        },
+    }
+    outcome = await sandbox.run_python(
+        _TRACER,
+        tree=scratch,
+        stdin=json.dumps(request).encode(),
+        timeout_seconds=limits.trace_seconds,
+        output_bytes=2 * limits.program_bytes + _HEADER_BYTES,
+    )
+    return _read(outcome, limits)
+
+
+def _read(outcome: SandboxOutcome, limits: LimitsConfig) -> TracedModules | TraceFailure:
+    def failure(verdict: Verdict, reason: str, traceback: str = "") -> TraceFailure:
+        return TraceFailure(
+            verdict=verdict, reason=clean(reason), traceback=clean(traceback), trace_seconds=outcome.seconds
+        )
+
+    log = outcome.log
+    if outcome.timed_out:
+        return failure(Verdict.TIMEOUT, f"tracing took longer than {limits.trace_seconds:g} s", log)
+    if outcome.output_truncated:
+        return failure(Verdict.INVALID, "tracing wrote more than a program may hold", log)
+    if len(outcome.output) < 8:
+        return failure(Verdict.CRASH, f"tracing ended with exit status {outcome.returncode} and no program", log)
+    length = int.from_bytes(outcome.output[:8], "big")
+    body = outcome.output[8:]
+    if length > min(len(body), _HEADER_BYTES):
+        return failure(Verdict.INVALID, "the tracer's output is malformed", log)
+    try:
+        raw: dict[str, Any] = json.loads(body[:length])
+        if "error" in raw:
+            return failure(Verdict.CRASH, str(raw["error"])[:500], str(raw.get("traceback", ""))[-8192:])
+        header = _Header.model_validate(raw)
+        values = {h.name: float(h.value) for h in header.hyperparameters if h.traced}
+        if sorted(values) != list(header.traced) or not all(map(math.isfinite, values.values())):
+            return failure(Verdict.INVALID, "traced hyperparameters must be finite numbers", log)
+    except (ValueError, TypeError, AttributeError, ValidationError, RecursionError):
+        return failure(Verdict.INVALID, "the tracer's output is malformed", log)
+    blobs, start = [], length
+    for size in header.blobs:
+        if size < 0 or start + size > len(body):
+            return failure(Verdict.INVALID, "the tracer's output is malformed", log)
+        blobs.append(body[start : start + size])
+        start += size
+    return TracedModules(
+        hyperparameters=tuple(_tidy(h) for h in header.hyperparameters),
+        values=values,
+        phases=header.phases,
+        leaves=tuple(clean(name)[:200] for name in header.leaves),
+        metrics=tuple(clean(name)[:200] for name in header.metrics),
+        blobs=tuple(blobs),
+        seconds=outcome.seconds,
+    )
+
+
+def _tidy(h: Hyperparameter) -> Hyperparameter:
+    value = clean(h.value)[:200] if isinstance(h.value, str) else h.value
+    choices = tuple(clean(c)[:200] if isinstance(c, str) else c for c in h.choices[:100])
+    return Hyperparameter(clean(h.name)[:100], value, h.low, h.high, h.log, h.traced, choices, clean(h.doc)[:500])

@@ -1,0 +1,235 @@
+"""The verifier: decides from StableHLO alone, before anything runs, whether modules may become a Program.
+
+All that the laboratory later relies on (shapes, parameters, FLOPs) is read off the modules here; the tracer's word
+counts for names only. Hostile bytes may crash the parser, so this runs in a worker process that may die.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxresearch.program import stablehlo
+from jaxresearch.program.flops import ELEMENTWISE, count_flops
+from jaxresearch.program.stablehlo import Module, Operation, TensorType
+
+_STRUCTURE = frozenset(
+    f"stablehlo.{name}"
+    for name in (
+        "bitcast_convert broadcast_in_dim case clamp composite concatenate constant convert convolution dot_general "
+        "dynamic_slice dynamic_update_slice gather get_tuple_element if iota map optimization_barrier pad reduce "
+        "reduce_window reshape return reverse scatter select_and_scatter slice sort transpose tuple while"
+    ).split()
+)
+ALLOWED_OPERATIONS = ELEMENTWISE | _STRUCTURE | {"func.func", "func.call", "func.return"}
+"""Pure dataflow. Absent: custom calls, rng, host transfers (infeed, outfeed, send, recv), collectives."""
+
+ALLOWED_COMPOSITES = re.compile(r"(chlo|jaxresearch)\.[a-z0-9_.]+")
+_ALLOWED_DOTTED_ATTRIBUTES = frozenset({"jax.uses_shape_polymorphism", "mhlo.num_partitions", "mhlo.num_replicas"})
+_ALLOWED_ARGUMENT_ATTRIBUTES = frozenset({"jax.result_info", "jax.arg_info"})
+_MAX_PHASES = 16
+
+
+class InvalidProgramError(ValueError):
+    """The modules may not become a program. The message says why."""
+
+
+@dataclass(frozen=True)
+class ProgramLimits:
+    """Caps on a program: bytes of all modules, bytes of all constants, elements of the parameters."""
+
+    program_bytes: int
+    constant_bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the laboratory demands of a program's shapes: scoring is [batch, context] -> [batch, context, vocab]."""
+
+    batch: int
+    context: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class VerifiedModules:
+    """Modules that passed (init, train_step of each phase, logits), and what was read off them."""
+
+    modules: tuple[Module, ...]
+    state: tuple[TensorType, ...]
+    step_flops: tuple[float | None, ...]
+    logits_flops: float | None
+    parameters: int
+    constant_bytes: int
+
+
+def verify(
+    blobs: Sequence[bytes],
+    *,
+    traced: Sequence[str],
+    phases: Sequence[tuple[float, int, int]],
+    metrics: Sequence[str],
+    wanted: Signature,
+    limits: ProgramLimits,
+) -> VerifiedModules:
+    """Raises `InvalidProgramError` unless every module is well formed, pure, small, and has the agreed signature."""
+    total = sum(map(len, blobs))
+    if total > limits.program_bytes:
+        raise InvalidProgramError(f"program bytes: {total:,}, above the cap of {limits.program_bytes:,}")
+    _check_phases(phases, wanted)
+    if len(blobs) != len(phases) + 2:
+        raise InvalidProgramError(f"{len(blobs)} modules where {len(phases) + 2} belong")
+    try:
+        modules = tuple(stablehlo.parse(blob) for blob in blobs)
+        constants = sum(_check_module(module) for module in modules)
+        if constants > limits.constant_bytes:
+            raise InvalidProgramError(
+                f"constant bytes: the program carries {constants:,} bytes of constants, above the cap of "
+                f"{limits.constant_bytes:,}; compute tables instead"
+            )
+        state = _check_signatures(modules, traced, phases, metrics, wanted)
+        parameters = _count_parameters(modules[-1], state)
+    except stablehlo.UnreadableModuleError as error:
+        raise InvalidProgramError(f"unreadable module: {error}") from None
+    if parameters > limits.parameters:
+        raise InvalidProgramError(f"parameters: {parameters:,}, above the cap of {limits.parameters:,}")
+    return VerifiedModules(
+        modules=modules,
+        state=tuple(state),
+        step_flops=tuple(count_flops(module) for module in modules[1:-1]),
+        logits_flops=count_flops(modules[-1]),
+        parameters=parameters,
+        constant_bytes=constants,
+    )
+
+
+def _check_phases(phases: Sequence[tuple[float, int, int]], wanted: Signature) -> None:
+    if not 1 <= len(phases) <= _MAX_PHASES:
+        raise InvalidProgramError(f"{len(phases)} phases; 1 to {_MAX_PHASES} are allowed")
+    previous = 0.0
+    for until, batch, length in phases:
+        if not previous < until <= 1.0:
+            raise InvalidProgramError("phases: until_progress must grow, up to 1.0")
+        if not (1 <= batch <= 65536 and 1 <= length <= 64 * wanted.context):
+            raise InvalidProgramError(f"phases: batch {batch} x seq_len {length} is out of range")
+        previous = until
+    if previous != 1.0:
+        raise InvalidProgramError("phases: the last one must end at progress 1.0")
+
+
+def _check_module(module: Module) -> int:
+    """Checks every operation; returns the bytes of constants."""
+    with module.context:
+        top = list(module.handle.body.operations)
+        if any(op.operation.name != "func.func" for op in top):
+            raise InvalidProgramError("something other than functions at the top level")
+        functions = module.functions
+        if len(functions) != len(top) or "main" not in functions:
+            raise InvalidProgramError("functions: `main` is missing or a name occurs twice")
+        _refuse_attributes(module.handle.operation)
+        constants = 0
+        for op in stablehlo.walk(module.handle.operation):
+            if op.name not in ALLOWED_OPERATIONS:
+                raise InvalidProgramError(f"operation {_describe(op)} is not allowed")
+            _refuse_attributes(op)
+            if op.name == "stablehlo.constant":
+                constants += stablehlo.constant_bytes(op)
+            if op.name == "stablehlo.composite":
+                name = stablehlo.string_attribute(op, "name")
+                if not ALLOWED_COMPOSITES.fullmatch(name):
+                    raise InvalidProgramError(f"composite {name!r} is not allowed")
+            if op.name != "func.func":
+                for value in (*op.operands, *op.results):
+                    stablehlo.tensor_type(value.type)
+        _refuse_recursion(functions)
+        return constants
+
+
+def _describe(op: Operation) -> str:
+    target = stablehlo.string_attribute(op, "call_target_name")
+    return f"{op.name} @{target}" if target else op.name
+
+
+def _refuse_attributes(op: Operation) -> None:
+    """Attributes from outside the operation's own definition can steer the compiler: only known harmless ones pass."""
+    for name in op.attributes:
+        if "." in name and name not in _ALLOWED_DOTTED_ATTRIBUTES:
+            raise InvalidProgramError(f"attribute {name} on {op.name} is not allowed")
+        if op.name == "func.func" and name in ("arg_attrs", "res_attrs"):
+            for key in re.findall(r"([\w.]+) = ", str(op.attributes[name])):
+                if key not in _ALLOWED_ARGUMENT_ATTRIBUTES:
+                    raise InvalidProgramError(f"argument attribute {key} is not allowed")
+
+
+def _callees(function: Operation) -> Iterator[str]:
+    for op in stablehlo.walk(function):
+        if op.name in ("func.call", "stablehlo.composite"):
+            yield stablehlo.string_attribute(op, "callee" if op.name == "func.call" else "decomposition")
+
+
+def _refuse_recursion(functions: Mapping[str, Operation]) -> None:
+    calls = {name: set(_callees(function)) for name, function in functions.items()}
+    finished: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise InvalidProgramError(f"function {name} calls itself")
+        if name not in calls:
+            raise InvalidProgramError(f"function {name} is called but not there")
+        if name in finished:
+            return
+        if len(above) > 200:
+            raise InvalidProgramError("functions are nested too deeply")
+        for callee in calls[name]:
+            visit(callee, (*above, name))
+        finished.add(name)
+
+    for name in calls:
+        visit(name, ())
+
+
+def _check_signatures(
+    modules: Sequence[Module],
+    traced: Sequence[str],
+    phases: Sequence[tuple[float, int, int]],
+    metrics: Sequence[str],
+    wanted: Signature,
+) -> list[TensorType]:
+    scalar = TensorType((), "float32")
+    values = [scalar] * len(traced)
+    init, *steps, logits = modules
+    inputs, state = _main_signature(init)
+    _demand("init", inputs, [TensorType((), "uint32"), *values])
+    if not state:
+        raise InvalidProgramError("init returns no state")
+    for step, (_, batch, length) in zip(steps, phases, strict=True):
+        inputs, outputs = _main_signature(step)
+        _demand("train_step", inputs, [*state, TensorType((batch, length + 1), "int32"), scalar, *values])
+        _demand("train_step's results", outputs, [*state, *[scalar] * len(metrics)])
+    inputs, outputs = _main_signature(logits)
+    _demand("logits", inputs, [*state, TensorType((wanted.batch, wanted.context), "int32")])
+    _demand("logits' results", outputs, [TensorType((wanted.batch, wanted.context, wanted.vocab_size), "float32")])
+    return state
+
+
+def _main_signature(module: Module) -> tuple[list[TensorType], list[TensorType]]:
+    with module.context:
+        return stablehlo.signature(module.functions["main"])
+
+
+def _demand(what: str, found: Sequence[TensorType], wanted: Sequence[TensorType]) -> None:
+    if list(found) == list(wanted):
+        return
+    if len(found) != len(wanted):
+        raise InvalidProgramError(f"signature of {what}: {len(found)} tensors where {len(wanted)} belong")
+    index = next(i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b)
+    raise InvalidProgramError(f"signature of {what}: tensor {index} is {found[index]}, it must be {wanted[index]}")
+
+
+def _count_parameters(logits: Module, state: Sequence[TensorType]) -> int:
+    """Elements of the state that `logits` reads: what the model consists of, whatever its leaves are called."""
+    with logits.context:
+        used = stablehlo.used_arguments(logits.functions["main"])[: len(state)]
+    return sum(kind.size for kind, read in zip(state, used, strict=True) if read)

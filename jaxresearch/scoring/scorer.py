@@ -1,0 +1,95 @@
+"""Bits per byte: the laboratory's own log-softmax and byte count over the logits of a program."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import stages
+
+from jaxresearch.program.program import LoadedProgram
+
+Leaves = list[jax.Array]
+
+
+class NotFiniteError(ValueError):
+    """Logits held NaN or infinities, or were so large that the log-softmax did."""
+
+
+@dataclass(frozen=True)
+class CompiledScorer:
+    """One executable that scores and that audits: same program, same shapes, so that equal inputs give equal bits.
+
+    run(leaves, inputs i32[b, T], targets i32[b, T], probe f32[V]) -> nats f32[b, T], trace f32[b, T], finite bool[].
+    `trace` is the logits projected on a random vector: it moves when any logit does.
+    """
+
+    run: stages.Compiled
+    batch: int
+    context: int
+    vocab_size: int
+    compile_seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """A scored evaluation. nats: f32[batches, b, T], the cross-entropy of every target; scored: bool of that shape."""
+
+    val_bpb: float
+    nats: np.ndarray
+    seconds: float
+
+
+def compile_scorer(program: LoadedProgram) -> CompiledScorer:
+    """Compile the program's logits with our log-softmax behind an optimisation barrier."""
+    manifest, started = program.manifest, time.monotonic()
+
+    def run(leaves, inputs, targets, probe):
+        logits = jax.lax.optimization_barrier(program.logits.call(*leaves, inputs)[0])
+        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        nats = jax.nn.logsumexp(logits, axis=-1) - picked
+        finite = jnp.isfinite(logits).all() & jnp.isfinite(nats).all()
+        return nats, logits @ probe, finite
+
+    exported = program.logits
+    leaves = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals[:-1]]
+    tokens = jax.ShapeDtypeStruct((manifest.evaluation_batch, manifest.context), jnp.int32)
+    probe = jax.ShapeDtypeStruct((manifest.vocab_size,), jnp.float32)
+    compiled = jax.jit(run, keep_unused=True).lower(leaves, tokens, tokens, probe).compile()
+    plan = compiled.memory_analysis()
+    return CompiledScorer(
+        run=compiled,
+        batch=manifest.evaluation_batch,
+        context=manifest.context,
+        vocab_size=manifest.vocab_size,
+        compile_seconds=time.monotonic() - started,
+        peak_memory_bytes=int(plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes)
+        if plan
+        else 0,
+    )
+
+
+def score(scorer: CompiledScorer, leaves: Leaves, rows: np.ndarray, byte_lengths: np.ndarray) -> Score:
+    """Score `rows` (i32[batches, b, T + 1]): all targets that stand for at least one byte count.
+
+    byte_lengths: i32[V], UTF-8 bytes of each token, 0 for specials. Raises `NotFiniteError`.
+    """
+    started = time.monotonic()
+    silent = jnp.zeros(scorer.vocab_size, jnp.float32)
+    results = [scorer.run(leaves, batch[:, :-1], batch[:, 1:], silent) for batch in rows]
+    nats = np.stack([np.asarray(nats) for nats, _, _ in results])
+    if not all(bool(finite) for _, _, finite in results):
+        raise NotFiniteError("logits are not finite, or too large for a log-softmax in fp32")
+    return Score(bits_per_byte(nats, rows[..., 1:], byte_lengths), nats, time.monotonic() - started)
+
+
+def bits_per_byte(nats: np.ndarray, targets: np.ndarray, byte_lengths: np.ndarray) -> float:
+    """Summed cross-entropy in bits over summed UTF-8 bytes, of the targets whose byte length is above 0."""
+    lengths = byte_lengths[targets]
+    total_nats = nats.astype(np.float64)[lengths > 0].sum()
+    return float(total_nats / (math.log(2) * lengths.sum()))

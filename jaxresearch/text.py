@@ -1,0 +1,23 @@
+"""Text from outside (candidates, models, files) made safe to show and to store."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories of control, format (bidirectional overrides too), surrogate and unassigned characters."""
+
+
+def clean(text: str) -> str:
+    r"""`text` without control and format characters; newlines and tabs stay.
+
+    >>> clean("a\x1b[31mred\u202e\n")
+    'a[31mred\n'
+    """
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _UNSAFE)
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """`text` cleaned, on one line, at most `limit` characters with an ellipsis."""
+    line = " ".join(clean(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

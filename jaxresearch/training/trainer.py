@@ -1,0 +1,234 @@
+"""Training: runs a Program under a Budget. Batches, clock, steps and state are ours; the program only maps arrays."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import stages
+
+from jaxresearch.budget import Budget
+from jaxresearch.execution.base import RunProgress
+from jaxresearch.program.program import LoadedProgram
+from jaxresearch.training.meter import BudgetTooSmallError, Meter
+
+MAX_LOSS = 100.0
+"""Nats per token above which a run counts as diverged."""
+IN_FLIGHT = 2
+"""Steps that may be queued on the device while the host goes on: no host sync per step, yet a bounded overrun."""
+_CURVE_POINTS = 200
+
+Leaves = list[jax.Array]
+
+
+class BatchSource(Protocol):
+    """Rows of one length, in an order that is a function of the seed."""
+
+    def take(self, cursor: int, batch: int) -> tuple[np.ndarray, int]:
+        """i32[batch, length + 1] from row number `cursor` of the stream on, and the cursor after it."""
+        ...
+
+
+@dataclass(frozen=True)
+class CompiledProgram:
+    """Executables of one program: init(seed, *traced), steps[phase](leaves, tokens, progress, traced)."""
+
+    program: LoadedProgram
+    init: stages.Compiled
+    steps: tuple[stages.Compiled, ...]
+    compile_seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: the final state and what it took."""
+
+    leaves: Leaves
+    loss: float
+    steps: int
+    tokens: int
+    flops: float
+    train_seconds: float
+    curve: tuple[tuple[float, float], ...]
+    changed: bool
+    seed_matters: bool
+
+
+class TrainingFailedError(Exception):
+    """Training ended without a result that counts. `timeout` tells a cut run from a crashed one."""
+
+    def __init__(self, reason: str, *, step: int, seconds: float, curve: Sequence[tuple[float, float]], timeout: bool):
+        super().__init__(reason)
+        self.reason, self.step, self.seconds, self.timeout = reason, step, seconds, timeout
+        self.curve = tuple(curve)
+
+
+def compile_program(program: LoadedProgram) -> CompiledProgram:
+    """Compile init and every phase's train step for the default device. Nothing runs."""
+    started = time.monotonic()
+    count = len(program.manifest.traced)
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    init = jax.jit(lambda seed, values: program.init.call(seed, *values))
+    compiled_init = init.lower(jax.ShapeDtypeStruct((), jnp.uint32), [scalar] * count).compile()
+    leaves = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32), [scalar] * count)
+    steps = []
+    for (_, batch, length), exported in zip(program.manifest.phases, program.steps, strict=True):
+        tokens = jax.ShapeDtypeStruct((batch, length + 1), jnp.int32)
+        step = jax.jit(_step_function(exported, len(leaves)), donate_argnums=0)
+        steps.append(step.lower(leaves, tokens, scalar, [scalar] * count).compile())
+    return CompiledProgram(
+        program=program,
+        init=compiled_init,
+        steps=tuple(steps),
+        compile_seconds=time.monotonic() - started,
+        peak_memory_bytes=max(_planned_bytes(compiled) for compiled in (compiled_init, *steps)),
+    )
+
+
+def _step_function(exported: jax.export.Exported, count: int) -> Callable:
+    def step(leaves, tokens, progress, values):
+        results = exported.call(*leaves, tokens, progress, *values)
+        return list(results[:count]), results[count]
+
+    return step
+
+
+def _planned_bytes(compiled: stages.Compiled) -> int:
+    """XLA's own plan: arguments, results and temporaries, donated buffers counted once. 0 where it gives none."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return 0
+    total = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+    return int(total - plan.alias_size_in_bytes)
+
+
+def train(
+    compiled: CompiledProgram,
+    *,
+    traced: Mapping[str, float],
+    budget: Budget,
+    seed: int,
+    batches: Callable[[int], BatchSource],
+    wall_cap_seconds: float,
+    on_progress: Callable[[RunProgress], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Trained:
+    """Train from the program's own `init(seed)` until the budget is spent.
+
+    batches: row length (seq_len) -> the rows of that length. The clock starts after a warm-up on another state.
+    Raises `TrainingFailedError` for a loss that is not finite or above `MAX_LOSS`, for a budget that not even one step
+    fits, and for a run that outlasts `wall_cap_seconds`.
+    """
+    manifest = compiled.program.manifest
+    values = [jnp.float32(traced[name]) for name in manifest.traced]
+    meter = Meter(budget, clock)
+    curve = _Curve()
+
+    def failed(reason: str, step: int, *, timeout: bool = False) -> TrainingFailedError:
+        return TrainingFailedError(reason, step=step, seconds=meter.seconds, curve=curve.points, timeout=timeout)
+
+    phase = 0
+    sources = [batches(length) for _, _, length in manifest.phases]
+    try:
+        if not meter.fits(tokens=_tokens(manifest.phases[0]), flops=manifest.step_flops[0]):
+            raise BudgetTooSmallError(f"one step alone exceeds the budget of {budget}")
+    except BudgetTooSmallError as error:
+        raise failed(str(error), 0) from None
+    seed_matters = _warm_up(compiled, values, seed, sources)
+    leaves = list(compiled.init(jnp.uint32(seed), values))
+    jax.block_until_ready(leaves)
+
+    cursors = dict.fromkeys((length for _, _, length in manifest.phases), 0)
+    in_flight: deque[tuple[int, float, jax.Array]] = deque()
+    loss = math.nan
+    meter.start()
+    while True:
+        while manifest.phases[phase][0] <= meter.progress and phase + 1 < len(manifest.phases):
+            phase += 1
+        _, batch, length = manifest.phases[phase]
+        flops = manifest.step_flops[phase]
+        try:
+            if not meter.fits(tokens=batch * length, flops=flops):
+                break
+        except BudgetTooSmallError as error:
+            raise failed(str(error), meter.steps) from None
+        progress = meter.progress
+        tokens, cursors[length] = sources[phase].take(cursors[length], batch)
+        leaves, reported = compiled.steps[phase](leaves, tokens, jnp.float32(progress), values)
+        in_flight.append((meter.steps, progress, reported))
+        meter.spend(tokens=batch * length, flops=flops)
+        while len(in_flight) > IN_FLIGHT:
+            loss = _settle(in_flight.popleft(), curve, failed)
+        if meter.seconds > wall_cap_seconds:
+            where = f"at {meter.progress:.0%} of its budget, step {meter.steps}"
+            raise failed(f"training was cut after {wall_cap_seconds:.0f} s, {where}", meter.steps, timeout=True)
+        on_progress(RunProgress("train", meter.progress, loss if math.isfinite(loss) else None, meter.steps))
+    while in_flight:
+        loss = _settle(in_flight.popleft(), curve, failed)
+    jax.block_until_ready(leaves)
+    train_seconds = meter.seconds
+    return Trained(
+        leaves=leaves,
+        loss=loss,
+        steps=meter.steps,
+        tokens=meter.tokens,
+        flops=meter.flops,
+        train_seconds=train_seconds,
+        curve=curve.thinned(_CURVE_POINTS),
+        changed=_differ(leaves, compiled.init(jnp.uint32(seed), values)),
+        seed_matters=seed_matters,
+    )
+
+
+def _tokens(phase: tuple[float, int, int]) -> int:
+    _, batch, length = phase
+    return batch * length
+
+
+def _warm_up(compiled: CompiledProgram, values: list, seed: int, sources: Sequence[BatchSource]) -> bool:
+    """Run each executable once on a state that is thrown away. Returns whether another seed gives another init."""
+    ours = compiled.init(jnp.uint32(seed), values)
+    other = list(compiled.init(jnp.uint32((seed + 1) % 2**32), values))
+    differs = _differ(ours, other)
+    for step, source, (_, batch, _) in zip(compiled.steps, sources, compiled.program.manifest.phases, strict=True):
+        other, _ = step(other, source.take(0, batch)[0], jnp.float32(0.0), values)
+    jax.block_until_ready(other)
+    return differs
+
+
+def _differ(left: Leaves, right: Leaves) -> bool:
+    return any(not bool(jnp.array_equal(a, b)) for a, b in zip(left, right, strict=True))
+
+
+def _settle(entry: tuple[int, float, jax.Array], curve: _Curve, failed: Callable) -> float:
+    """Wait for the loss of a step that is in flight, and judge it."""
+    step, progress, reported = entry
+    loss = float(reported)
+    if not math.isfinite(loss):
+        raise failed(f"the loss is not finite at step {step}", step)
+    if loss > MAX_LOSS:
+        raise failed(f"the loss exploded to {loss:.3g} at step {step}", step)
+    curve.points.append((progress, loss))
+    return loss
+
+
+class _Curve:
+    """(progress, loss) of every step."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[float, float]] = []
+
+    def thinned(self, count: int) -> tuple[tuple[float, float], ...]:
+        stride = max(1, math.ceil(len(self.points) / count))
+        kept = self.points[::stride]
+        if self.points and kept[-1] != self.points[-1]:
+            kept.append(self.points[-1])
+        return tuple((round(progress, 5), round(loss, 5)) for progress, loss in kept)
