@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_ai import Agent, ModelRetry, RunContext, ToolOutput
 from pydantic_ai.usage import UsageLimits
 
-from agents.digest import clean, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed, one_line
+from agents.digest import clipped, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Proposal, Scalar, apply, checked_path
 from jaxresearch.strategy import ProposalError, StudyView
+from jaxresearch.text import clean, one_line
 
 REPAIRS = 2
 _SOURCE_CHARACTERS = 100_000
@@ -197,7 +198,7 @@ async def _reviewed(context: RunContext[Desk], change: Change) -> Change:
     if problem is None:
         desk.accepted = desk.accepted or proposal
         return change
-    problem = clean(problem, 4000)
+    problem = clipped(problem, 4000)
     if desk.repairs_left == 0:
         raise ProposalError(f"still wrong after {REPAIRS} repairs: {problem}")
     desk.repairs_left -= 1
