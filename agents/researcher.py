@@ -9,7 +9,6 @@ repair a change that does not apply, changes nothing, was tried before or does n
 from __future__ import annotations
 
 import ast
-import asyncio
 import difflib
 import functools
 import hashlib
@@ -191,7 +190,7 @@ async def _reviewed(context: RunContext[Desk], change: Change) -> Change:
     try:
         proposal = as_proposal(change, desk.view, desk.parent)
         problem = find_problem(proposal, desk.view) or await desk.view.check(proposal)
-    except (JaxresearchError, asyncio.CancelledError):
+    except JaxresearchError:
         raise
     except Exception as error:
         raise ProposalError(one_line(f"the proposal could not be checked: {error}", 500)) from error
