@@ -94,9 +94,7 @@ def _writable(folder: os.PathLike) -> bool:
 
 
 def _size(folder: os.PathLike) -> int:
-    return sum(
-        os.lstat(os.path.join(root, name)).st_size for root, _, names in os.walk(folder) for name in names
-    )
+    return sum(os.lstat(os.path.join(root, name)).st_size for root, _, names in os.walk(folder) for name in names)
 
 
 def _importable(module: str) -> bool:

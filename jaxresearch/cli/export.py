@@ -12,7 +12,9 @@ from jaxresearch.errors import JaxresearchError
 
 @click.command(epilog="Example: jaxresearch export studies/mine --format tsv -o results.tsv")
 @click.argument("study", type=click.Path(path_type=Path))
-@click.option("--format", "kind", type=click.Choice(["tsv"]), default="tsv", show_default=True, help="autoresearch's log.")
+@click.option(
+    "--format", "kind", type=click.Choice(["tsv"]), default="tsv", show_default=True, help="autoresearch's log."
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="A file; standard output otherwise.")
 @output_options
 def export(study: Path, kind: str, out: Path | None, output: Output) -> None:

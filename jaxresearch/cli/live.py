@@ -26,7 +26,7 @@ from jaxresearch.study.events import (
 )
 from jaxresearch.study.history import History
 from jaxresearch.study.ledger import StoredEvent
-from jaxresearch.text import plain_line
+from jaxresearch.text import one_line
 
 _COLOURS = {Verdict.KEEP: "green", Verdict.DISCARD: "dim", Verdict.DUPLICATE: "dim"}
 
@@ -120,7 +120,7 @@ class StudyDisplay(_Bar):
                 self._say_session(history)
             case Proposed():
                 self.clear()
-                self._line(f"{event.number:4}  {plain_line(event.proposal.hypothesis, 180)}", "bold")
+                self._line(f"{event.number:4}  {one_line(event.proposal.hypothesis, 180)}", "bold")
             case Traced():
                 if history.sessions and event.number == 0 and isinstance(event.outcome, TracedCandidate):
                     self._line(f"   0  baseline: {event.outcome.parameters:,} parameters", "bold")
@@ -134,7 +134,7 @@ class StudyDisplay(_Bar):
             case Decided():
                 self._say_verdict(event, history)
             case ProposalFailed():
-                self._line(f"      no proposal: {plain_line(event.reason, 300)}", "yellow")
+                self._line(f"      no proposal: {one_line(event.reason, 300)}", "yellow")
             case ProposalRequested():
                 self.show(f"round {event.round}", "choosing the next experiment", None)
             case Stopped():
@@ -158,7 +158,7 @@ class StudyDisplay(_Bar):
     def _say_verdict(self, event: Decided, history: History) -> None:
         experiment = history.entries[event.number].experiment
         score = f" {score_text(experiment)}" if experiment.val_bpb is not None else ""
-        self._line(f"      {event.verdict}{score}: {plain_line(event.reason, 300)}", _COLOURS.get(event.verdict, "red"))
+        self._line(f"      {event.verdict}{score}: {one_line(event.reason, 300)}", _COLOURS.get(event.verdict, "red"))
 
     def _line(self, text: str, style: str = "") -> None:
         self._output.progress.print(text, style=style, markup=False)
@@ -174,7 +174,7 @@ def outcome_text(outcome: RunOutcome) -> str:
                 f"score {outcome.eval_seconds + outcome.audit_seconds:.1f} s{flags}"
             )
         case FailedRun():
-            return f"seed {outcome.seed}  {outcome.verdict}: {plain_line(outcome.reason, 200)}"
+            return f"seed {outcome.seed}  {outcome.verdict}: {one_line(outcome.reason, 200)}"
         case _:
             assert_never(outcome)
 

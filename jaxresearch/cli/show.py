@@ -17,7 +17,7 @@ from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.study.history import History
 from jaxresearch.study.study import Study
 from jaxresearch.study.summary import status_object
-from jaxresearch.text import plain_line, plain_text
+from jaxresearch.text import clean, one_line
 
 _STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim", None: "yellow"}
 
@@ -52,7 +52,7 @@ def show(study: Path, experiment: int | None, output: Output) -> None:
             raise JaxresearchError(
                 f"{study} has no experiment {experiment}.", fix=f"It has 0 to {len(history.entries) - 1}."
             )
-        diff = plain_text(opened.diff(experiment)) if experiment else ""
+        diff = clean(opened.diff(experiment)) if experiment else ""
         facts = {**_facts(history, history.entries[experiment].experiment), "diff": diff}
         output.result(facts, lambda console: _print_experiment(console, history, experiment, diff, study))
     finally:
@@ -78,13 +78,15 @@ def print_study(console: Console, history: History, folder: Path) -> None:
             f"{difference:+.4f}" if difference is not None else "",
             str(len(experiment.runs)),
             "baseline" if experiment.number == 0 and experiment.verdict else str(experiment.verdict or "pending"),
-            Text(plain_line(experiment.title, 160)),
+            Text(one_line(experiment.title, 160)),
             style=style,
         )
     console.print(table)
     for line in _conclusion(history):
         console.print(line, markup=False)
-    console.print(f"\njaxresearch show {folder} {history.incumbent_number}   what the best one is, and why", markup=False)
+    console.print(
+        f"\njaxresearch show {folder} {history.incumbent_number}   what the best one is, and why", markup=False
+    )
     if history.stopped is None or not history.stopped.finished:
         console.print(f"jaxresearch resume {folder}   to go on", markup=False)
     console.print(f"jaxresearch export {folder} --format tsv   the log", markup=False)
@@ -97,7 +99,9 @@ def _conclusion(history: History) -> list[str]:
         lines.append(f"baseline   val_bpb {score_text(baseline)} over {len(baseline.scores)} seeds")
         if best.number != 0:
             gain = baseline.val_bpb - best.val_bpb
-            lines.append(f"best       val_bpb {score_text(best)}, experiment {best.number}: {gain:.4f} below the baseline")
+            lines.append(
+                f"best       val_bpb {score_text(best)}, experiment {best.number}: {gain:.4f} below the baseline"
+            )
         else:
             lines.append("best       the baseline; nothing that was tried is better beyond the noise")
     if history.noise is not None:
@@ -107,7 +111,7 @@ def _conclusion(history: History) -> list[str]:
         cost = f", {costs.llm_tokens:,} LLM tokens, ${costs.llm_cost_usd:.2f}" if costs.llm_cost_usd else ""
         lines.append(f"time       {costs.wall_seconds:.0f} s, {share:.0%} of it training{cost}")
     if history.stopped is not None:
-        lines.append(f"state      {plain_line(history.stopped.reason, 300)}")
+        lines.append(f"state      {one_line(history.stopped.reason, 300)}")
     return lines
 
 
@@ -130,15 +134,17 @@ def _print_experiment(console: Console, history: History, number: int, diff: str
     def line(key: str, text: str, style: str = "") -> None:
         console.print(f"{key + ':':12}{text}", style=style, markup=False)
 
-    line("experiment", f"{number}" + (f", on {experiment.parent}" if experiment.parent is not None else ", the baseline"))
+    line(
+        "experiment", f"{number}" + (f", on {experiment.parent}" if experiment.parent is not None else ", the baseline")
+    )
     if proposal is not None:
-        line("hypothesis", plain_line(proposal.hypothesis, 1000))
+        line("hypothesis", one_line(proposal.hypothesis, 1000))
         if proposal.expected_effect:
-            line("expected", plain_line(proposal.expected_effect, 500))
+            line("expected", one_line(proposal.expected_effect, 500))
         if proposal.config:
             line("config", ", ".join(f"{key} = {value}" for key, value in proposal.config.items()))
     line("verdict", f"{experiment.verdict or 'pending'}", _STYLES.get(experiment.verdict, "red"))
-    line("because", plain_line(experiment.reason, 1000) or "-")
+    line("because", one_line(experiment.reason, 1000) or "-")
     line("val_bpb", score_text(experiment))
     line("commit", experiment.commit[:12] or "-")
     line("program", experiment.program or "-")
@@ -146,10 +152,10 @@ def _print_experiment(console: Console, history: History, number: int, diff: str
         line("run", outcome_text(outcome))
         for audit in outcome.audits:
             state = "passed" if audit.passed else "FAILED"
-            detail = f": {plain_line(audit.detail, 200)}" if audit.detail else ""
+            detail = f": {one_line(audit.detail, 200)}" if audit.detail else ""
             line("", f"  {audit.name} {state}, {audit.probes} probes, deviation {audit.max_deviation:g}{detail}")
         if not isinstance(outcome, CompletedRun) and outcome.traceback:
-            console.print(plain_text(outcome.traceback)[-2000:], markup=False, style="dim")
+            console.print(clean(outcome.traceback)[-2000:], markup=False, style="dim")
     if diff:
         console.print()
         console.print(Syntax(diff, "diff", theme="ansi_dark", word_wrap=True, background_color="default"))

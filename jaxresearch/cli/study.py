@@ -15,7 +15,6 @@ from jaxresearch.cli.show import print_study
 from jaxresearch.errors import ConfigurationError
 
 
-
 @click.command(epilog="Example: jaxresearch run --strategy greedy --llm builtin --experiments 20 --study studies/mine")
 @click.option("--strategy", metavar="NAME", help="See `jaxresearch strategies`.")
 @click.option("--llm", metavar="MODEL", help="builtin (no key), or PROVIDER:MODEL such as anthropic:claude-sonnet-4-5.")

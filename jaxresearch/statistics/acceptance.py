@@ -112,8 +112,8 @@ def _one_sided_p(differences: np.ndarray) -> float:
         return 1.0
     if float(np.ptp(differences)) == 0.0:
         return 0.0 if differences[0] < 0 else 1.0
-    _, p_value = stats.ttest_1samp(differences, 0.0, alternative="less")
-    return float(p_value)
+    test = stats.ttest_1samp(differences, 0.0, alternative="less")
+    return float(np.asarray(test)[1])
 
 
 def _gave_up(differences: np.ndarray) -> str:

@@ -35,7 +35,7 @@ from jaxresearch.study.steps import AskStrategy, Decide, Finish, GiveUp, RunCand
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.view import ModelFactory, proposal_error, study_view, trace_once
 from jaxresearch.study.workspace import Workspace
-from jaxresearch.text import plain_text
+from jaxresearch.text import clean
 
 MIN_WALL_CAP_SECONDS = 10.0
 """A run's wall cap is never below this: short runs vary by more than a factor."""
@@ -248,7 +248,7 @@ class Driver:
         return None
 
     def _no_proposal(self, round_number: int, reason: str) -> None:
-        self._journal.record(ProposalFailed(round=round_number, reason=plain_text(reason)))
+        self._journal.record(ProposalFailed(round=round_number, reason=clean(reason)))
 
     def _accepted(self, round_number: int, proposals: list[Proposal]) -> list[Event]:
         """Events for a round's proposals: refusals first, then the experiments that it adds."""

@@ -26,11 +26,6 @@ def round_seed(config: StudyConfig, round_number: int) -> int:
     return int(np.random.SeedSequence([config.seed, round_number]).generate_state(1)[0])
 
 
-def evaluation_text(config: StudyConfig) -> str:
-    """The part of a run's identity that says how it is scored."""
-    return f"context={config.context} tokens={config.evaluation.tokens} batch={config.evaluation.batch}"
-
-
 def identity_of(trace: TracedCandidate, created: StudyCreated, seed: int) -> str:
     """The identity of the run of `trace` with `seed` in the study that `created` began."""
     return run_identity(
@@ -40,7 +35,7 @@ def identity_of(trace: TracedCandidate, created: StudyCreated, seed: int) -> str
         budget=created.config.budget,
         corpus=created.corpus,
         tokenizer=created.tokenizer,
-        evaluation=evaluation_text(created.config),
+        evaluation=created.config.evaluation_text,
         seed=seed,
     )
 

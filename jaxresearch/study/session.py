@@ -51,9 +51,7 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
     corpus = _prepare(config, on_preparation)
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     sandbox = await choose_sandbox(config.sandbox.require)
-    executor = LocalExecutor.create(
-        config, corpus, sandbox, programs=study.layout.programs, runs=study.layout.runs
-    )
+    executor = LocalExecutor.create(config, corpus, sandbox, programs=study.layout.programs, runs=study.layout.runs)
     stop = Stop()
     try:
         with stop_on_signals(stop):

@@ -15,7 +15,7 @@ from jaxresearch.statistics.acceptance import Acceptance, Discard, Keep, RunSeed
 from jaxresearch.study.events import Decided
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import run_seeds
-from jaxresearch.text import plain_text
+from jaxresearch.text import clean
 
 MAX_FAULTS = 3
 """Attempts at a step that the infrastructure may lose: the first, and two retries."""
@@ -165,7 +165,7 @@ def _round_step(history: History, wall_seconds: float) -> Step:
 
 
 def _verdict(entry: Entry, verdict: Verdict, reason: str) -> Decide:
-    return Decide(Decided(number=entry.number, verdict=verdict, reason=plain_text(reason)))
+    return Decide(Decided(number=entry.number, verdict=verdict, reason=clean(reason)))
 
 
 def _duplicate(entry: Entry, original: Entry) -> Decide:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.study.history import Entry, History
-from jaxresearch.text import plain_line
+from jaxresearch.text import one_line
 
 TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 """Of autoresearch's results.tsv, in its order; its analysis notebook reads exactly these."""
@@ -51,7 +51,7 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "llm_calls": costs.llm_calls,
         "failed_proposals": history.failed_proposals,
         "pending": history.pending.number if history.pending is not None else None,
-        "stopped": plain_line(history.stopped.reason) if history.stopped is not None else None,
+        "stopped": one_line(history.stopped.reason) if history.stopped is not None else None,
         "events": history.seq,
         "head": history.head,
     }
@@ -79,7 +79,7 @@ def _row(entry: Entry, measured: Entry) -> tuple[str, ...]:
     crashed = status == "crash" or experiment.val_bpb is None
     val_bpb = 0.0 if crashed else experiment.val_bpb
     memory_gb = 0.0 if crashed else _peak_memory_bytes(experiment) / 2**30
-    description = plain_line(entry.experiment.title) or "no description"
+    description = one_line(entry.experiment.title) or "no description"
     return (entry.experiment.commit[:7], f"{val_bpb:.6f}", f"{memory_gb:.1f}", status, description)
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.proposal import SUBJECT_FOLDER, Candidate, EditError
-from jaxresearch.text import plain_text
+from jaxresearch.text import clean
 
 CONFIG_FILE = "hyperparameters.yaml"
 _AUTHOR = "jaxresearch <jaxresearch@localhost>"
@@ -179,7 +179,7 @@ def _import_stream(branch: str, candidate: Candidate, parent: str | None, messag
     """The commit in the language of git-fast-import(1)."""
     stamp = f"{_AUTHOR} {math.floor(when)} +0000"
     lines = [f"commit refs/heads/{branch}\n".encode()]
-    lines += [f"author {stamp}\ncommitter {stamp}\n".encode(), _data(plain_text(message).strip() + "\n")]
+    lines += [f"author {stamp}\ncommitter {stamp}\n".encode(), _data(clean(message).strip() + "\n")]
     if parent is not None:
         lines.append(f"from {_checked(parent)}\n".encode())
     lines.append(b"deleteall\n")
