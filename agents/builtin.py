@@ -130,4 +130,4 @@ def _answer(conversation: _Conversation) -> ToolCallPart:
 def _expectation(move: Move, tried: list[Tried]) -> str:
     gains = sorted(each.effect for each in tried if each.helped and each.effect is not None)
     size = f", the median gain of what was kept is {gains[len(gains) // 2]:+.4f}" if gains else ""
-    return f"Lower val_bpb; a prior chance of {move.promise:.0%} to help{size}."
+    return f"Lower val_bpb; by prior and history a chance of {move.promise:.0%}{size}."

@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Move:
-    """Something to propose."""
+    """Something to propose. promise: the chance that it helps, by prior and history."""
 
     family: str
     tag: str
@@ -119,14 +119,15 @@ def choose(
         return _jitter(hyperparameters, known, rng)
     outcomes = _outcomes(tried, library)
 
-    def chance(family: str) -> float:
+    def beliefs(family: str) -> tuple[float, float]:
         prior = max(move.promise for move in moves[family])
         helped, failed = outcomes.get(family, (0.0, 0.0))
-        return float(rng.beta(_PRIOR_WEIGHT * prior + helped, _PRIOR_WEIGHT * (1 - prior) + failed))
+        return _PRIOR_WEIGHT * prior + helped, _PRIOR_WEIGHT * (1 - prior) + failed
 
-    draws = {family: chance(family) for family in sorted(moves)}
+    draws = {family: float(rng.beta(*beliefs(family))) for family in sorted(moves)}
     best = max(draws, key=lambda family: draws[family])
-    return max(moves[best], key=lambda move: move.promise)
+    helped, failed = beliefs(best)
+    return replace(max(moves[best], key=lambda move: move.promise), promise=helped / (helped + failed))
 
 
 def _outcomes(tried: list[Tried], library: tuple[Idea, ...]) -> dict[str, tuple[float, float]]:
@@ -186,28 +187,43 @@ def _values(each: Hyperparameter, alone: list[Tried], hint: Hint, coin: int) -> 
 
 
 def _numbers(each: Hyperparameter, alone: list[Tried], direction: int) -> Iterator[float | int]:
+    """Go on where the last move helped, longer; turn round or shrink where it did not; stay between what was worse."""
     scale = _Scale(each)
-    size, first = scale.first_step, scale.first_step
-    last = next((past for past in reversed(alone) if past.verdict != "pending"), None)
-    turned = False
-    if last is not None:
-        before, after = last.config[each.name]
-        moved = scale.position(after) - scale.position(before if before is not None else each.value)
-        size = abs(moved) or first
-        direction = (1 if moved > 0 else -1) if moved else direction
-        repeated = sum(past.nearly_helped for past in alone[-2:]) == 2
-        if last.helped or (last.nearly_helped and not repeated):
-            size *= 1.6
+    here, size = scale.position(each.value), scale.first_step
+    done = [past for past in alone if past.verdict != "pending" and past.config[each.name][0] is not None]
+    steps = [size, size / 2]
+    if done:
+        last = done[-1]
+        before, after = (scale.position(value) for value in last.config[each.name])
+        size = abs(after - before) or size
+        direction = 1 if after > before else -1
+        tired = len(done) > 1 and last.nearly_helped and done[-2].nearly_helped
+        if last.helped or (last.nearly_helped and not tired):
+            steps = [size * scale.growth, size, size / 2]
         else:
-            direction, turned = -direction, True
-    here = scale.position(each.value)
-    for step in (size, size / 2, size / 4) if turned else (size, size / 2):
-        if step < _SMALLEST_STEP * first:
+            direction, steps = -direction, [size, size / 2, size / 4]
+    low, high = _bracket(scale, each.name, done, here)
+    for step in steps:
+        if step < _SMALLEST_STEP * scale.first_step:
             return
         for signed in (direction * step, -direction * step):
             value = scale.value(here + signed)
-            if value is not None:
+            if value is not None and low < scale.position(value) < high:
                 yield value
+
+
+def _bracket(scale: _Scale, name: str, done: list[Tried], here: float) -> tuple[float, float]:
+    """The nearest positions below and above `here` that are known to be worse. Beyond them it is taken to be, too."""
+    worse = []
+    for past in done:
+        before, after = (scale.position(value) for value in past.config[name])
+        if past.helped:
+            worse.append(before)
+        elif not past.nearly_helped:
+            worse.append(after)
+    below = [position for position in worse if position < here]
+    above = [position for position in worse if position > here]
+    return max(below, default=-math.inf), min(above, default=math.inf)
 
 
 class _Scale:
@@ -226,6 +242,7 @@ class _Scale:
             self.first_step = max(self.first_step, 1 / self.unit) if self.unit > 16 else 1 / self.unit
         if self.choices:
             self.first_step = 1.0
+        self.growth = 1.0 if self.choices or self.whole else 1.6  # of a step after a success
 
     def position(self, value: Any) -> float:
         if self.choices:

@@ -7,8 +7,6 @@ model, which sees nothing else.
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
@@ -16,6 +14,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import Experiment, FailedRun, Verdict
 from jaxresearch.proposal import Hyperparameter, Proposal, Scalar
 from jaxresearch.strategy import StudyView
+from jaxresearch.text import clean, one_line
 
 LAST_EXPERIMENTS = 10
 NEAR_MISSES = 5
@@ -23,20 +22,12 @@ HISTORY_PAGE = 100
 _INSTRUCTIONS_CHARACTERS = 4000
 _TRACEBACK_CHARACTERS = 2000
 _HYPERPARAMETERS = 80
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 
 
-def clean(text: str, limit: int | None = None) -> str:
-    """`text` without terminal sequences, control and formatting characters (bidi overrides too), cut to `limit`."""
-    text = _ANSI.sub("", text.replace("\r\n", "\n"))
-    text = "".join(
-        each for each in text if each in "\n\t" or unicodedata.category(each) not in ("Cc", "Cf", "Cs", "Co")
-    )
-    return text if limit is None or len(text) <= limit else text[: limit - 3] + "..."
-
-
-def one_line(text: str, limit: int) -> str:
-    return clean(" ".join(clean(text).split()), limit)
+def clipped(text: str, limit: int) -> str:
+    """`text` made safe to show, lines kept, cut to `limit` characters."""
+    text = clean(text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def effect(view: StudyView, experiment: Experiment) -> float | None:
@@ -66,10 +57,10 @@ def digest(view: StudyView, parent: int, *, guidance: str = "", prompt_version: 
     ]
     if view.instructions.strip():
         sections.append(
-            f"What the person who runs this study asks for:\n{clean(view.instructions, _INSTRUCTIONS_CHARACTERS)}"
+            f"What the person who runs this study asks for:\n{clipped(view.instructions, _INSTRUCTIONS_CHARACTERS)}"
         )
     if guidance.strip():
-        sections.append(f"For this proposal: {clean(guidance, _INSTRUCTIONS_CHARACTERS)}")
+        sections.append(f"For this proposal: {clipped(guidance, _INSTRUCTIONS_CHARACTERS)}")
     sections.append(f"Hyperparameters of experiment {parent}:\n{hyperparameter_rows(view.hyperparameters(parent))}")
     tried = [each for each in view.experiments if each.proposal is not None]
     if tried:
@@ -135,7 +126,7 @@ def experiment_text(view: StudyView, number: int) -> str:
             f"expected: {one_line(experiment.proposal.expected_effect, 300)}",
         ]
     lines += [f"seed {seed}: val_bpb {score:.4f}" for seed, score in sorted(experiment.scores.items())]
-    lines.append(f"diff against experiment {experiment.parent}:\n{clean(view.diff(number), 12_000)}")
+    lines.append(f"diff against experiment {experiment.parent}:\n{clipped(view.diff(number), 12_000)}")
     return "\n".join(lines)
 
 

@@ -9,7 +9,6 @@ repair a change that does not apply, changes nothing, was tried before or does n
 from __future__ import annotations
 
 import ast
-import asyncio
 import difflib
 import functools
 import hashlib
@@ -23,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_ai import Agent, ModelRetry, RunContext, ToolOutput
 from pydantic_ai.usage import UsageLimits
 
-from agents.digest import clean, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed, one_line
+from agents.digest import clipped, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Proposal, Scalar, apply, checked_path
 from jaxresearch.strategy import ProposalError, StudyView
+from jaxresearch.text import clean, one_line
 
 REPAIRS = 2
 _SOURCE_CHARACTERS = 100_000
@@ -190,14 +190,14 @@ async def _reviewed(context: RunContext[Desk], change: Change) -> Change:
     try:
         proposal = as_proposal(change, desk.view, desk.parent)
         problem = find_problem(proposal, desk.view) or await desk.view.check(proposal)
-    except (JaxresearchError, asyncio.CancelledError):
+    except JaxresearchError:
         raise
     except Exception as error:
         raise ProposalError(one_line(f"the proposal could not be checked: {error}", 500)) from error
     if problem is None:
-        desk.accepted = proposal
+        desk.accepted = desk.accepted or proposal
         return change
-    problem = clean(problem, 4000)
+    problem = clipped(problem, 4000)
     if desk.repairs_left == 0:
         raise ProposalError(f"still wrong after {REPAIRS} repairs: {problem}")
     desk.repairs_left -= 1
@@ -224,6 +224,9 @@ def find_problem(proposal: Proposal, view: StudyView) -> str | None:
     hyperparameters = view.hyperparameters(proposal.parent)
     if sum(len(edit.replace) for edit in proposal.edits) > _EDIT_CHARACTERS:
         return f"The edits hold more than {_EDIT_CHARACTERS} characters. Propose a smaller change."
+    for edit in proposal.edits:
+        if clean(edit.replace) != edit.replace:
+            return f"The edit of {one_line(edit.path, 100)} holds control or invisible formatting characters."
     try:
         candidate = apply(proposal, parent)
     except EditError as error:

@@ -81,8 +81,10 @@ class RecordingModel(WrapperModel):
             response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         except BaseException as error:
             failure = classify(error) if isinstance(error, Exception) else "backoff"  # cancelled: asked again on resume
-            text = redact(f"{type(error).__name__}: {error}"[:4000], self._secrets)
+            text = redact(f"{type(error).__name__}: {error}", self._secrets)[:4000]
             self._record(call, started, error=text, failure=failure)
+            if failure == "proposal" and redact(str(error), self._secrets) != str(error):
+                raise UnexpectedModelBehavior(text) from None  # its message will be read: it must not hold the key
             raise
         (response,), reply = self._redacted([response])
         assert isinstance(response, ModelResponse)
@@ -171,7 +173,7 @@ class RetryingModel(WrapperModel):
                     raise
                 wait = self._backoff.seconds(attempt, error) if failure == "backoff" else None
                 if wait is None:
-                    raise fatal_error(error, self.model_id, attempts=attempt) from error
+                    raise fatal_error(error, self.model_id, attempts=attempt) from None  # the cause may hold the key
             await self._backoff.sleep(wait)
 
 

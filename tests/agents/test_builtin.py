@@ -96,6 +96,23 @@ def test_a_direction_that_helps_is_taken_more_often(seed):
     assert sum(after > before for before, after in itertools.pairwise(values)) >= len(values) // 2
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_it_does_not_go_back_over_ground_that_was_worse(seed):
+    study = play(30, surface=bowl, seed=seed)
+    left: dict[str, list[tuple[float, int]]] = {}
+    for each in study.experiments[1:]:
+        if len(each.proposal.config) != 1 or each.proposal.edits:
+            continue
+        ((name, value),) = each.proposal.config.items()
+        if isinstance(value, bool | str):
+            continue
+        assert all((value - place) * side > 0 for place, side in left.get(name, []))
+        before = {known.name: known.value for known in study.hyperparameters(each.parent)}[name]
+        if each.verdict == "keep":
+            left.setdefault(name, []).append((before, 1 if value > before else -1))
+    assert left
+
+
 def test_where_nothing_helps_it_still_varies():
     study = play(40)
     assert len({each.tag for each in proposals(study)}) == 40

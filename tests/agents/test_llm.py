@@ -226,6 +226,25 @@ def test_keys_are_nowhere(session):
     assert "[redacted]" in asked.calls[0].error
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        refusal(400, "invalid_request_error", f"your key {KEY}"),
+        refusal(401, "invalid_api_key", f"your key {KEY}"),
+        Reply(200, f"<html>{KEY}</html>".encode(), content_type="text/html"),
+    ],
+)
+def test_a_key_in_an_error_is_not_passed_on(session, reply):
+    asked = session(reply)
+    with pytest.raises((ProposalError, FatalLLMError)) as raised:
+        asked.propose()
+    seen: BaseException | None = raised.value
+    assert KEY not in str(seen)
+    if isinstance(seen, FatalLLMError):
+        assert seen.__cause__ is None
+    assert all(KEY not in call.model_dump_json() for call in asked.calls)
+
+
 def test_redaction_is_by_value_and_knows_json():
     environment = {
         "OPENAI_API_KEY": 'a"quoted\\key',
@@ -359,7 +378,8 @@ def test_the_walls():
     import agents
     import jaxresearch
 
-    allowed = {"jaxresearch.strategy", "jaxresearch.proposal", "jaxresearch.experiment", "jaxresearch.errors"}
+    nouns = {"jaxresearch.proposal", "jaxresearch.experiment", "jaxresearch.errors", "jaxresearch.text"}
+    allowed = {"jaxresearch.strategy", *nouns}
     for path in Path(agents.__file__).parent.rglob("*.py"):
         assert {name for name in _imports(ast.parse(path.read_text())) if name.startswith("jaxresearch")} <= allowed
     for path in Path(jaxresearch.__file__).parent.rglob("*.py"):

@@ -10,7 +10,7 @@ from fake_study import SOURCE, FakeStudy
 from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import FunctionModel
 
-from agents.digest import clean, digest
+from agents.digest import digest
 from agents.researcher import ask, prompt_version
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.proposal import Edit, Proposal
@@ -109,6 +109,7 @@ def test_two_repairs_and_no_more():
         (call("propose_code", edits=[edit("return relu(x) ** 2", "return relu(x")]), "is not Python"),
         (call("propose_code", edits=[edit("", "x = 1", path="models/../jaxresearch/x.py")]), "is not the subject"),
         (call("propose_code", edits=[edit("relu(x) ** 2", "x" * 200_001)]), "smaller change"),
+        (call("propose_code", edits=[edit("relu(x) ** 2", "gelu(x)  # \u202e")]), "invisible formatting"),
     ],
 )
 def test_what_is_wrong_is_said_precisely_and_repaired(change, says):
@@ -250,9 +251,8 @@ def test_control_characters_do_not_reach_the_ledger():
         )
     )
     proposal = propose(FakeStudy(script.model))
-    assert proposal.hypothesis == "red idea line"
-    assert proposal.tag == "ab"
-    assert clean("a\x9bb\u2066c\r\nd\te") == "abc\nd\te"
+    assert proposal.hypothesis == "[31mred idea line"
+    assert proposal.tag == "a]0;tb"
 
 
 def test_a_hypothesis_of_nothing_but_control_characters_has_a_title():
