@@ -205,9 +205,11 @@ async def _kill_group(process: asyncio.subprocess.Process) -> None:
 
 
 def write_tree(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a candidate's files below `folder`, which must be new or empty."""
+    """Write a candidate's files below `folder`, which must be new or empty. Refuses paths that lead out of it."""
     for path, text in files.items():
         target = folder / path
+        if ".." in target.parts or not target.is_relative_to(folder):
+            raise JaxresearchError(f"{path!r} is not a path inside a candidate.")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
     folder.chmod(0o755)
