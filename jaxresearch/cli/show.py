@@ -156,6 +156,9 @@ def _print_experiment(console: Console, history: History, number: int, diff: str
             line("", f"  {audit.name} {state}, {audit.probes} probes, deviation {audit.max_deviation:g}{detail}")
         if not isinstance(outcome, CompletedRun) and outcome.traceback:
             console.print(clean(outcome.traceback)[-2000:], markup=False, style="dim")
+    if experiment.commit:
+        seed = experiment.runs[0].seed if experiment.runs else 0
+        line("again", f"jaxresearch train --study {folder} --experiment {number} --seed {seed}")
     if diff:
         console.print()
         console.print(Syntax(diff, "diff", theme="ansi_dark", word_wrap=True, background_color="default"))

@@ -1,4 +1,4 @@
-"""One run of the unmodified subject, outside any study."""
+"""One run outside the loop of a study: of the unmodified subject, or of any candidate again."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, TraceFailure, run_identity
 from jaxresearch.execution.local import LocalExecutor
 from jaxresearch.experiment import RunOutcome
+from jaxresearch.proposal import Candidate
 from jaxresearch.sandbox import choose_sandbox
-from jaxresearch.subjects import load_subject
 
 
 async def train_once(
     config: StudyConfig,
+    candidate: Candidate,
     seed: int,
     on_preparation: Callable[[str, float], None],
     on_progress: Callable[[RunProgress], None],
 ) -> RunOutcome:
-    """Prepare the corpus, trace the subject, train it with `seed`, and score it.
+    """Prepare the corpus, trace `candidate`, train it with `seed`, and score it, as a study with `config` would.
 
-    Raises `JaxresearchError` when the subject gives no program.
+    Raises `JaxresearchError` when the candidate gives no program.
     """
-    subject = load_subject(config.subject.source, config.subject.hyperparameters)
     corpus = prepare(config.corpus.source, config.corpus.vocab_size, on_progress=on_preparation)
     sandbox = await choose_sandbox(config.sandbox.require)
     root = default_cache_root() / "train"
     executor = LocalExecutor.create(config, corpus, sandbox, programs=root / "programs", runs=root / "runs")
     try:
-        traced = await executor.trace(subject)
+        traced = await executor.trace(candidate)
         if isinstance(traced, TraceFailure):
-            raise JaxresearchError(f"the subject gives no program: {traced.verdict}: {traced.reason}")
+            raise JaxresearchError(f"the subject gives no program: {traced.verdict}: {traced.reason}.")
         request = RunRequest(
             identity=run_identity(
                 program=traced.program,

@@ -107,6 +107,14 @@ class Study:
         """Unified diff of experiment `number` against its parent."""
         return diff_of(self.history, self.workspace, number)
 
+    def candidate(self, number: int) -> Candidate:
+        """Sources and config of experiment `number`. Raises `JaxresearchError` when there is none."""
+        if not 0 <= number < len(self.history.entries) or not self.history.entries[number].experiment.commit:
+            raise JaxresearchError(
+                f"{self.layout.folder} has no experiment {number} with a commit.", fix="See `jaxresearch show STUDY`."
+            )
+        return self.workspace.candidate(self.history.entries[number].experiment.commit)
+
     def check_corpus(self, *, corpus: str, tokenizer: str) -> None:
         """Refuse another corpus or tokenizer than the study began with: scores could not be compared."""
         created = self.history.created
