@@ -153,7 +153,7 @@ def _print_experiment(console: Console, history: History, number: int, diff: str
         for audit in outcome.audits:
             state = "passed" if audit.passed else "FAILED"
             detail = f": {one_line(audit.detail, 200)}" if audit.detail else ""
-            line("", f"  {audit.name} {state}, {audit.probes} probes, deviation {audit.max_deviation:g}{detail}")
+            line("audit", f"  {audit.name} {state}, {audit.probes} probes, deviation {audit.max_deviation:g}{detail}")
         if not isinstance(outcome, CompletedRun) and outcome.traceback:
             console.print(clean(outcome.traceback)[-2000:], markup=False, style="dim")
     if experiment.commit:
