@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes import SUBJECT, Clock, config, gain
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxresearch.errors import JaxresearchError
@@ -176,6 +176,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), json_values, max_size=4))
 def test_any_record_survives_the_round_trip(record: dict[str, object]):
     event = LLMCalled(round=0, ordinal=0, record=record)
