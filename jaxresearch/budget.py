@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal, Self
 
 from jaxresearch.errors import ConfigurationError
 
 Unit = Literal["seconds", "steps", "tokens", "flops"]
 
-_SUFFIXES: dict[str, tuple[Unit, float]] = {
+_SUFFIXES: dict[str, tuple[Unit, int]] = {
     "s": ("seconds", 1),
     "m": ("seconds", 60),
     "h": ("seconds", 3600),
@@ -19,8 +20,8 @@ _SUFFIXES: dict[str, tuple[Unit, float]] = {
     "tok": ("tokens", 1),
     "flop": ("flops", 1),
 }
-_MULTIPLIERS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
-_PATTERN = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)([kMGTP]?)(steps|tok|flop|s|m|h)")
+_MULTIPLIERS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
+_PATTERN = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?)([kMGTP]?)(steps|tok|flop|s|m|h)")
 _EXAMPLES = "Write it like 300s, 5m, 2000steps, 50Mtok or 1e15flop."
 
 
@@ -47,7 +48,7 @@ class Budget:
         unit, scale = _SUFFIXES[suffix]
         if multiplier and unit == "seconds":
             raise ConfigurationError(f"budget: {text!r} is not a length of time.", fix=_EXAMPLES)
-        amount = float(number) * _MULTIPLIERS[multiplier] * scale
+        amount = float(Decimal(number) * _MULTIPLIERS[multiplier] * scale)  # in floats 1.001ktok is not a whole number
         if not math.isfinite(amount) or amount <= 0:
             raise ConfigurationError(f"budget: {text!r} must be above zero and finite.", fix=_EXAMPLES)
         if unit in ("steps", "tokens") and amount != round(amount):
@@ -58,4 +59,5 @@ class Budget:
         suffix = {"seconds": "s", "steps": "steps", "tokens": "tok", "flops": "flop"}[self.unit]
         if self.unit in ("steps", "tokens"):
             return f"{int(self.amount)}{suffix}"
-        return f"{self.amount:.12g}{suffix}".replace("e+", "e")
+        short = f"{self.amount:.12g}"
+        return f"{short if float(short) == self.amount else repr(self.amount)}{suffix}".replace("e+", "e")

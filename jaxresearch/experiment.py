@@ -127,4 +127,6 @@ class Experiment(BaseModel):
 
     @property
     def title(self) -> str:
-        return "baseline" if self.proposal is None else (self.proposal.hypothesis.splitlines() or [""])[0]
+        if self.proposal is None:
+            return "baseline"
+        return next(iter(self.proposal.hypothesis.strip().splitlines()), "no hypothesis")

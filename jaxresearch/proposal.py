@@ -15,6 +15,9 @@ Scalar = bool | int | float | str
 
 SUBJECT_FOLDER = "models"
 """The only folder of a candidate that a proposal may change."""
+MAX_SOURCE_CHARACTERS = 1_000_000
+"""Of all files of a candidate together."""
+_MAX_PATH = 200
 
 
 class Edit(BaseModel):
@@ -76,6 +79,10 @@ def apply(proposal: Proposal, parent: Candidate) -> Candidate:
     for edit in proposal.edits:
         path = checked_path(edit.path)
         files[path] = _edited(path, files.get(path), edit)
+        if any(other.startswith(f"{path}/") or path.startswith(f"{other}/") for other in files):
+            raise EditError(f"{path} cannot be a file and a folder at once.", fix="Choose another name.")
+    if sum(map(len, files.values())) > MAX_SOURCE_CHARACTERS:
+        raise EditError(f"the candidate would be larger than {MAX_SOURCE_CHARACTERS:,} characters.", fix="Write less.")
     return Candidate(files=files, config={**parent.config, **proposal.config})
 
 
@@ -85,9 +92,10 @@ def checked_path(path: str) -> str:
     inside = normal.startswith(f"{SUBJECT_FOLDER}/") and ".." not in normal.split("/")
     plain = all(character.isprintable() and character != "\\" for character in path)
     hidden = any(part.startswith(".") for part in normal.split("/"))
-    if path.startswith("/") or not inside or not plain or hidden or not normal.endswith(".py"):
+    long = len(normal.encode(errors="replace")) > _MAX_PATH
+    if path.startswith("/") or not inside or not plain or hidden or long or not normal.endswith(".py"):
         raise EditError(
-            f"{path!r} is not the subject: only .py files under {SUBJECT_FOLDER}/ may change.",
+            f"{path[:_MAX_PATH]!r} is not the subject: only .py files under {SUBJECT_FOLDER}/ may change.",
             fix=f"Edit a file under {SUBJECT_FOLDER}/.",
         )
     return normal
@@ -124,8 +132,9 @@ def _line_numbers(text: str, search: str) -> list[int]:
 
 
 def _nearest(text: str, search: str) -> str:
-    """The window of `text` most like `search`, with line numbers."""
-    lines, wanted = text.splitlines(), search.strip("\n").splitlines() or [""]
+    """The window of `text` most like `search`, with line numbers. Bounded: comparing is quadratic, and text is anyone's."""
+    lines = [line[:200] for line in text.splitlines()[:4000]]
+    wanted = [line[:200] for line in search.strip("\n").splitlines()] or [""]
     size = min(len(wanted), 30)
     windows = range(max(1, len(lines) - size + 1))
     target = "\n".join(wanted[:size])

@@ -35,7 +35,7 @@ def installed_subjects() -> dict[str, InstalledSubject]:
         folder = Path(next(iter(spec.submodule_search_locations)))
         if not (folder / "recipe.py").is_file():
             raise ConfigurationError(
-                f"subject {point.name!r}: {folder} has no recipe.py; another package named {point.value!r} is in its place.",
+                f"subject {point.name!r}: {folder} has no recipe.py; another package {point.value!r} is in its place.",
                 fix="Install jaxresearch into a virtual environment of its own.",
             )
         origin = point.dist.name if point.dist else point.value
@@ -49,7 +49,8 @@ def load_subject(source: str, hyperparameters: dict[str, Scalar]) -> Candidate:
     folder = subjects[source].folder if source in subjects else Path(source)
     if not (folder / "recipe.py").is_file():
         raise ConfigurationError(
-            f"subject.source: {source!r} is neither an installed subject ({', '.join(subjects)}) nor a folder with recipe.py."
+            f"subject.source: {source!r} is neither an installed subject nor a folder with recipe.py.",
+            fix=f"Installed: {', '.join(subjects)}.",
         )
     files = {}
     for path in sorted(folder.rglob("*.py")):

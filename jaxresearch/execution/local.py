@@ -103,10 +103,10 @@ class LocalExecutor:
         def refused(verdict: Verdict, reason: str) -> TraceFailure:
             return TraceFailure(verdict=verdict, reason=reason, trace_seconds=traced.seconds)
 
-        worker = await self._ready_worker()
         limits = {"verify": self._limits.trace_seconds}
         try:
             async with self._lock:
+                worker = await self._awake()
                 answer = await worker.ask(
                     "verify", request.model_dump(mode="json"), limits=limits, first_stage="verify"
                 )
@@ -131,13 +131,11 @@ class LocalExecutor:
         )
 
     async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
-        worker = await self._ready_worker()
         limits = {
             "compile": self._limits.compile_seconds,
             "train": request.wall_cap_seconds + self._limits.compile_seconds + _GRACE_SECONDS,
             "score": self._limits.evaluation_seconds,
         }
-        worker.programs.add(request.program)
         stage = "compile"
 
         def watch(progress: RunProgress) -> None:
@@ -152,6 +150,10 @@ class LocalExecutor:
 
         try:
             async with self._lock:
+                worker = (
+                    await self._awake()
+                )  # inside the lock: the run before this one may have cost the worker its life
+                worker.programs.add(request.program)
                 answer = await worker.ask(
                     "run", request.model_dump(), limits=limits, first_stage="compile", on_progress=watch
                 )
@@ -165,12 +167,16 @@ class LocalExecutor:
 
     async def _ready_worker(self) -> WorkerProcess:
         async with self._lock:
-            if self._worker is not None and (not self._worker.alive or len(self._worker.programs) >= self._keep_awake):
-                await self._worker.kill()
-                self._worker = None
-            if self._worker is None:
-                self._worker = await WorkerProcess.start(self._settings)
-            return self._worker
+            return await self._awake()
+
+    async def _awake(self) -> WorkerProcess:
+        """The worker, or a fresh one. The caller holds the lock."""
+        if self._worker is not None and (not self._worker.alive or len(self._worker.programs) >= self._keep_awake):
+            await self._worker.kill()
+            self._worker = None
+        if self._worker is None:
+            self._worker = await WorkerProcess.start(self._settings)
+        return self._worker
 
     async def facts(self) -> dict[str, str | int]:
         """device, platform, threads and jax of the worker."""

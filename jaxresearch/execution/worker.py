@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class VerifyRequest(BaseModel):
 
 def main() -> None:
     settings = WorkerSettings.model_validate_json(sys.argv[1])
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     if settings.threads is not None:
@@ -83,6 +85,13 @@ def main() -> None:
 
             traceback.print_exc()
             say(error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:500]}")
+
+
+def _end_with(driver: int) -> None:
+    """A driver that was killed cannot kill us, and a program may never return to see that standard input has ended."""
+    while os.getppid() == driver:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 class _Worker:

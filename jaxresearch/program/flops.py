@@ -144,7 +144,20 @@ def trip_count(loop: Operation) -> int:
         raise UnknownTripCountError("the condition is neither < nor <=")
     if stride <= 0:
         raise UnknownTripCountError("the counter does not grow")
-    return max(0, -(-distance // stride))
+    trips = max(0, -(-distance // stride))
+    if not _holds(loop.operands[index], start + trips * stride):
+        raise UnknownTripCountError("the counter wraps around before it reaches its bound")
+    return trips
+
+
+def _holds(value: ir.Value, number: int) -> bool:
+    """Whether the integer type of `value` can represent `number`."""
+    dtype = tensor_type(value.type).dtype
+    if "int" not in dtype:
+        return False
+    bits = int(dtype.split("int")[1])
+    low, high = (0, 2**bits) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    return low <= number < high
 
 
 def _defining(value: ir.Value) -> Operation | None:
@@ -167,7 +180,10 @@ def _constant(value: ir.Value, block: ir.Block | None, loop: Operation) -> int:
         if isinstance(attribute, ir.DenseIntElementsAttr) and len(attribute) == 1:
             return int(attribute[0])
     if operation is not None and operation.name == "stablehlo.convert":
-        return _constant(operation.operands[0], block, loop)
+        number = _constant(operation.operands[0], block, loop)
+        if not _holds(value, number):
+            raise UnknownTripCountError("a bound of the loop changes when it is converted")
+        return number
     if operation is None and block is not None:
         index = _argument_index(value, block)
         body = loop.regions[1].blocks[0]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
-import numpy as np
 from jax import export
 from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import chlo, stablehlo
@@ -44,7 +44,7 @@ class TensorType:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)  # of Python's integers: a hostile shape may not wrap around
 
     @property
     def struct(self) -> jax.ShapeDtypeStruct:

@@ -106,7 +106,9 @@ def _read(outcome: SandboxOutcome, limits: LimitsConfig) -> TracedModules | Trac
         values = {h.name: float(h.value) for h in header.hyperparameters if h.traced}
         if sorted(values) != list(header.traced) or not all(map(math.isfinite, values.values())):
             return failure(Verdict.INVALID, "traced hyperparameters must be finite numbers", log)
-    except (ValueError, TypeError, AttributeError, ValidationError, RecursionError):
+        if not all(map(_well_formed, header.hyperparameters)):
+            return failure(Verdict.INVALID, "a hyperparameter's name, value or bounds are malformed", log)
+    except (ValueError, TypeError, AttributeError, OverflowError, ValidationError, RecursionError):
         return failure(Verdict.INVALID, "the tracer's output is malformed", log)
     blobs, start = [], length
     for size in header.blobs:
@@ -125,7 +127,14 @@ def _read(outcome: SandboxOutcome, limits: LimitsConfig) -> TracedModules | Trac
     )
 
 
+def _well_formed(h: Hyperparameter) -> bool:
+    """A short ASCII name; numbers that JSON, SQL and a float can hold."""
+    numbers = [x for x in (h.value, h.low, h.high, *h.choices) if isinstance(x, int | float)]
+    plain = h.name.isidentifier() and h.name.isascii() and len(h.name) <= 100
+    return plain and all(math.isfinite(float(x)) and abs(x) < 2**63 for x in numbers)
+
+
 def _tidy(h: Hyperparameter) -> Hyperparameter:
     value = clean(h.value)[:200] if isinstance(h.value, str) else h.value
     choices = tuple(clean(c)[:200] if isinstance(c, str) else c for c in h.choices[:100])
-    return Hyperparameter(clean(h.name)[:100], value, h.low, h.high, h.log, h.traced, choices, clean(h.doc)[:500])
+    return Hyperparameter(h.name, value, h.low, h.high, h.log, h.traced, choices, clean(h.doc)[:500])

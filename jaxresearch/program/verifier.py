@@ -29,6 +29,10 @@ ALLOWED_COMPOSITES = re.compile(r"(chlo|jaxresearch)\.[a-z0-9_.]+")
 _ALLOWED_DOTTED_ATTRIBUTES = frozenset({"jax.uses_shape_polymorphism", "mhlo.num_partitions", "mhlo.num_replicas"})
 _ALLOWED_ARGUMENT_ATTRIBUTES = frozenset({"jax.result_info", "jax.arg_info"})
 _MAX_PHASES = 16
+_MAX_STEP_TOKENS = 2**24
+"""Tokens of one step: our own process gathers them."""
+_MAX_INLINED = 1_000_000
+"""Operations after every call is inlined, as compilers do: forty functions that each call the next twice are 2^40."""
 
 
 class InvalidProgramError(ValueError):
@@ -112,7 +116,7 @@ def _check_phases(phases: Sequence[tuple[float, int, int]], wanted: Signature) -
     for until, batch, length in phases:
         if not previous < until <= 1.0:
             raise InvalidProgramError("phases: until_progress must grow, up to 1.0")
-        if not (1 <= batch <= 65536 and 1 <= length <= 64 * wanted.context):
+        if not (1 <= batch <= 65536 and 1 <= length <= 64 * wanted.context and batch * length <= _MAX_STEP_TOKENS):
             raise InvalidProgramError(f"phases: batch {batch} x seq_len {length} is out of range")
         previous = until
     if previous != 1.0:
@@ -158,19 +162,22 @@ def _refuse_attributes(op: Operation) -> None:
         if "." in name and name not in _ALLOWED_DOTTED_ATTRIBUTES:
             raise InvalidProgramError(f"attribute {name} on {op.name} is not allowed")
         if op.name == "func.func" and name in ("arg_attrs", "res_attrs"):
-            for key in re.findall(r"([\w.]+) = ", str(op.attributes[name])):
+            for key in (named.name for dictionary in op.attributes[name] for named in dictionary):
                 if key not in _ALLOWED_ARGUMENT_ATTRIBUTES:
                     raise InvalidProgramError(f"argument attribute {key} is not allowed")
 
 
-def _callees(function: Operation) -> Iterator[str]:
-    for op in stablehlo.walk(function):
+def _callees(operations: Sequence[Operation]) -> Iterator[str]:
+    for op in operations:
         if op.name in ("func.call", "stablehlo.composite"):
             yield stablehlo.string_attribute(op, "callee" if op.name == "func.call" else "decomposition")
 
 
 def _refuse_recursion(functions: Mapping[str, Operation]) -> None:
-    calls = {name: set(_callees(function)) for name, function in functions.items()}
+    calls, inlined = {}, {}
+    for name, function in functions.items():
+        operations = list(stablehlo.walk(function))
+        calls[name], inlined[name] = list(_callees(operations)), len(operations)
     finished: set[str] = set()
 
     def visit(name: str, above: tuple[str, ...]) -> None:
@@ -184,6 +191,9 @@ def _refuse_recursion(functions: Mapping[str, Operation]) -> None:
             raise InvalidProgramError("functions are nested too deeply")
         for callee in calls[name]:
             visit(callee, (*above, name))
+        inlined[name] += sum(inlined[callee] for callee in calls[name])
+        if inlined[name] > _MAX_INLINED:
+            raise InvalidProgramError(f"function {name} is more than {_MAX_INLINED:,} operations with all it calls")
         finished.add(name)
 
     for name in calls:

@@ -1,8 +1,8 @@
 """Running one Python file on a read-only tree, isolated: the one function behind which the tiers sit.
 
 `bubblewrap`: new user, mount, network, pid, ipc and uts namespaces; a read-only root with nothing but the Python
-installation and the tree; no capabilities. `subprocess`: a scrubbed environment, rlimits and a process group only; it
-keeps honest candidates tidy and stops no attacker.
+installation and the tree; no capabilities; a system-call filter (seccomp.py). `subprocess`: a scrubbed environment,
+rlimits and a process group only; it keeps honest candidates tidy and stops no attacker.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.sandbox.seccomp import system_call_filter
 
 Tier = Literal["bubblewrap", "subprocess"]
 LOG_BYTES = 65_536
@@ -55,15 +57,17 @@ class Sandbox:
     ) -> SandboxOutcome:
         """Run `script` with nothing readable but Python's installation and `tree`. Leaves no process behind."""
         started = time.monotonic()
-        process = await asyncio.create_subprocess_exec(
-            *self._command(script, tree),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=_environment(),
-            cwd="/",
-            start_new_session=True,
-        )
+        with _filter_file() as filter_file:
+            process = await asyncio.create_subprocess_exec(
+                *self._command(script, tree, filter_file),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=_environment(),
+                cwd="/",
+                start_new_session=True,
+                pass_fds=() if filter_file is None else (filter_file,),
+            )
         assert process.stdout is not None
         assert process.stderr is not None
         output, log = _Head(output_bytes), _Tail(LOG_BYTES)
@@ -86,14 +90,27 @@ class Sandbox:
             seconds=time.monotonic() - started,
         )
 
-    def _command(self, script: Path, tree: Path) -> list[str]:
+    def _command(self, script: Path, tree: Path, filter_file: int | None) -> list[str]:
         python = [sys.executable, "-I", "-B"]
         if self.tier == "subprocess":
             return [*python, str(script)]
-        return [*_bubblewrap(script, tree), *python, _SCRIPT]
+        return [*_bubblewrap(script, tree, filter_file), *python, _SCRIPT]
 
 
-def _bubblewrap(script: Path, tree: Path) -> list[str]:
+@contextlib.contextmanager
+def _filter_file() -> Iterator[int | None]:
+    """A descriptor to read the system-call filter from; None where there is no filter."""
+    program = system_call_filter()
+    if program is None:
+        yield None
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(program)
+        file.seek(0)
+        yield file.fileno()
+
+
+def _bubblewrap(script: Path, tree: Path, filter_file: int | None) -> list[str]:
     program = shutil.which("bwrap")
     if program is None:
         raise JaxresearchError("bwrap is not installed.", fix="Install the package bubblewrap.")
@@ -101,7 +118,13 @@ def _bubblewrap(script: Path, tree: Path) -> list[str]:
     command += ["--cap-drop", "ALL", "--hostname", "candidate", "--clearenv"]
     for name, value in _environment().items():
         command += ["--setenv", name, value]
-    command += ["--proc", "/proc", "--dev", "/dev", "--size", str(64 * 2**20), "--tmpfs", "/tmp"]
+    if filter_file is not None:
+        command += ["--seccomp", str(filter_file)]
+    # For root, /proc/sys is its own to write, without any capability; and an unsized /dev/shm holds half the memory.
+    command += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev"]
+    for folder in ("/dev/shm", "/tmp"):
+        command += ["--size", str(64 * 2**20), "--tmpfs", folder]
+    command += ["--remount-ro", "/dev"]
     command += ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64"):
         path = Path("/", name)
@@ -182,9 +205,11 @@ async def _kill_group(process: asyncio.subprocess.Process) -> None:
 
 
 def write_tree(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a candidate's files below `folder`, which must be new or empty."""
+    """Write a candidate's files below `folder`, which must be new or empty. Refuses paths that lead out of it."""
     for path, text in files.items():
         target = folder / path
+        if ".." in target.parts or not target.is_relative_to(folder):
+            raise JaxresearchError(f"{path!r} is not a path inside a candidate.")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
     folder.chmod(0o755)

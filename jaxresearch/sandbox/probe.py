@@ -47,9 +47,36 @@ def see_processes(question) -> bool:
     return sum(name.isdigit() for name in os.listdir("/proc")) > 4
 
 
+def write_kernel_settings(question) -> bool:
+    """Root owns these files: read-only mounts must hold where capabilities are not asked. Opens; writes nothing."""
+    os.close(os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY))
+    return True
+
+
+def change_device(question) -> bool:
+    """The host's own node is behind this name; the mode asked for is the one that it has."""
+    os.chmod("/dev/null", os.stat("/dev/null").st_mode & 0o7777)
+    return True
+
+
+def make_process(question) -> bool:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return True
+
+
+def fill_memory_by_files(question) -> bool:
+    """Files in memory that no limit of a process counts."""
+    room = os.statvfs("/dev/shm")
+    return room.f_blocks * room.f_frsize > 256 * 2**20 or os.access("/dev", os.W_OK)
+
+
 def main() -> None:
     question = json.loads(sys.stdin.read())
     trials = (read_secret, read_environment, tcp, udp, signal_parent, write_root, see_processes)
+    trials += (write_kernel_settings, change_device, make_process, fill_memory_by_files)
     print(json.dumps({trial.__name__: attempt(lambda trial=trial: trial(question)) for trial in trials}))
 
 

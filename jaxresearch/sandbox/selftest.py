@@ -17,7 +17,10 @@ from jaxresearch.sandbox.isolation import Sandbox, Tier
 _ORDER: tuple[Tier, ...] = ("bubblewrap", "subprocess")
 _PROBE = Path(__file__).with_name("probe.py")
 _MUST_FAIL = {
-    "bubblewrap": ("read_secret", "read_environment", "tcp", "udp", "signal_parent", "write_root", "see_processes"),
+    "bubblewrap": (
+        *("read_secret", "read_environment", "tcp", "udp", "signal_parent", "write_root", "see_processes"),
+        *("write_kernel_settings", "change_device", "make_process", "fill_memory_by_files"),
+    ),
     "subprocess": ("read_environment",),
 }
 

@@ -54,8 +54,8 @@ def routine_audits(subject: AuditSubject, randomness: np.random.Generator) -> tu
         causality += [Cut(int(batch), row, int(randomness.integers(1, width - 1))) for row in range(rows)]
     chosen = [int(batch) for batch in randomness.choice(batches, size=passes, replace=batches < passes)]
     return (
-        check_causality(subject, causality, randomness),
         check_batch_independence(subject, chosen, randomness),
+        check_causality(subject, causality, randomness),
     )
 
 
@@ -79,14 +79,19 @@ def gain_audits(
     cuts = [Cut(int(batch), int(row), int(target) + 1) for batch, row, target in places]
     missed = (1 - min(1.0, share)) ** count
     detail = f"cuts drawn by gain; a leak worth {LEAK_SHARE:.0%} of it is missed with probability {missed:.2g}"
+    company = check_company(subject, cuts, nats, randomness)
     audit = check_causality(subject, cuts, randomness)
-    return (audit.model_copy(update={"name": "causality by gain", "detail": audit.detail or detail}), independence)
+    return (
+        independence,
+        company,
+        audit.model_copy(update={"name": "causality by gain", "detail": audit.detail or detail}),
+    )
 
 
 def check_causality(subject: AuditSubject, cuts: list[Cut], randomness: np.random.Generator) -> Audit:
     """Run each cut's row as it is and with another suffix, in one slot of one executable; compare before the cut."""
-    size, deviation, worst = subject.scorer.batch, 0.0, None
-    for group in _groups(cuts, size):
+    deviation, worst = 0.0, None
+    for group in _groups(subject, cuts, randomness):
         original = np.stack([subject.rows[cut.batch, cut.row] for cut in group])
         altered = original.copy()
         for slot, cut in enumerate(group):
@@ -121,11 +126,33 @@ def check_batch_independence(subject: AuditSubject, batches: list[int], randomne
     )
 
 
-def _groups(cuts: list[Cut], size: int) -> Iterator[list[Cut]]:
-    """Groups of exactly `size`, the last one filled up with cuts from the front."""
-    for start in range(0, len(cuts), size):
-        group = cuts[start : start + size]
-        yield group + [cuts[i % len(cuts)] for i in range(size - len(group))]
+def check_company(subject: AuditSubject, cuts: list[Cut], nats: np.ndarray, randomness: np.random.Generator) -> Audit:
+    """Run the rows that hold `cuts` next to rows of other batches; they must give the nats that were scored."""
+    silent, deviation, probes = jnp.zeros(subject.scorer.vocab_size, jnp.float32), 0.0, 0
+    for group in _groups(subject, cuts, randomness):
+        batches, slots = [cut.batch for cut in group], [cut.row for cut in group]
+        rows = subject.rows[batches, slots]
+        again, _, _ = subject.scorer.run(subject.leaves, rows[:, :-1], rows[:, 1:], silent)
+        moved = np.abs(np.asarray(again, np.float64) - nats[batches, slots])
+        deviation = max(deviation, float(np.where(np.isnan(moved), np.inf, moved).max()))
+        probes += len(group)
+    detail = "" if deviation == 0 else "a row's score changes in the company of other rows"
+    return Audit(
+        name="batch independence by gain", passed=deviation == 0, probes=probes, max_deviation=deviation, detail=detail
+    )
+
+
+def _groups(subject: AuditSubject, cuts: list[Cut], randomness: np.random.Generator) -> Iterator[list[Cut]]:
+    """Groups with one cut for each slot of a batch, in a row that was scored there; random cuts where `cuts` has none."""
+    batches, rows, width = subject.rows.shape
+    queues = [[cut for cut in cuts if cut.row == slot] for slot in range(rows)]
+    for turn in range(max(map(len, queues))):
+        yield [
+            queue[turn]
+            if turn < len(queue)
+            else Cut(int(randomness.integers(batches)), slot, int(randomness.integers(1, width - 1)))
+            for slot, queue in enumerate(queues)
+        ]
 
 
 def _other_text(rows: np.ndarray, cut: Cut, randomness: np.random.Generator) -> np.ndarray:

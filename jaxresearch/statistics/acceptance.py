@@ -113,7 +113,7 @@ def _one_sided_p(differences: np.ndarray) -> float:
     if float(np.ptp(differences)) == 0.0:
         return 0.0 if differences[0] < 0 else 1.0
     test = stats.ttest_1samp(differences, 0.0, alternative="less")
-    return float(np.asarray(test)[1])
+    return float(test.pvalue)  # pyright: ignore[reportAttributeAccessIssue] - scipy makes this class at run time
 
 
 def _gave_up(differences: np.ndarray) -> str:
