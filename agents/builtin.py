@@ -24,8 +24,9 @@ from pydantic_ai.usage import RequestUsage
 from agents.choice import Move, Tried, choose, read_history, read_hyperparameters
 from agents.digest import HISTORY_PAGE
 
-_ROUND = re.compile(r"^round seed=(\d+) experiments=(\d+) parent=(\d+)", re.MULTILINE)
+_ROUND = re.compile(r"^round seed=(\d+) experiments=(\d+) parent=(\d+) noise=([\d.]+)", re.MULTILINE)
 _FILES = re.compile(r"^Your proposal builds on experiment \d+\. Its files: (.+)\.$", re.MULTILINE)
+_NEAR_MISS = 0.25  # of the deviation between seeds: on paired seeds, gains scatter about that much
 _OUTPUT_TOOLS = ("propose_config", "propose_code", "propose_both")
 
 
@@ -35,6 +36,7 @@ class _Conversation:
 
     seed: int
     experiments: int
+    noise_sd: float
     files: list[str]
     answers: dict[str, list[tuple[dict[str, Any], str]]] = field(default_factory=dict)
     offered: list[dict[str, Any]] = field(default_factory=list)
@@ -82,7 +84,7 @@ def _read(messages: list[ModelMessage]) -> _Conversation:
     facts, files = _ROUND.search(text), _FILES.search(text)
     if facts is None or files is None:
         raise UnexpectedModelBehavior("builtin is no language model: it only answers the researcher's prompt.")
-    conversation = _Conversation(int(facts[1]), int(facts[2]), files[1].split(", "))
+    conversation = _Conversation(int(facts[1]), int(facts[2]), float(facts[4]), files[1].split(", "))
     calls = {part.tool_call_id: part for part in parts if isinstance(part, ToolCallPart)}
     for call in calls.values():
         if call.tool_name in _OUTPUT_TOOLS:
@@ -106,7 +108,8 @@ def _questions(conversation: _Conversation) -> Iterator[ToolCallPart]:
 def _answer(conversation: _Conversation) -> ToolCallPart:
     answers = conversation.answers
     hyperparameters = read_hyperparameters("\n".join(text for _, text in answers.get("list_hyperparameters", [])))
-    tried = read_history(text for _, text in answers.get("history", []))
+    pages = [text for _, text in answers.get("history", [])]
+    tried = read_history(pages, threshold=_NEAR_MISS * conversation.noise_sd)
     files = {arguments["path"]: text for arguments, text in answers.get("read_source", []) if text}
     refused = frozenset(str(each["tag"]) for each in conversation.offered)
     rng = np.random.default_rng([conversation.seed, conversation.experiments, len(refused)])

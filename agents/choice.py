@@ -31,7 +31,10 @@ _SMALLEST_STEP = 0.2  # of a family's first step: below it the family rests
 
 @dataclass(frozen=True)
 class Tried:
-    """One earlier experiment, as the history table tells it."""
+    """One earlier experiment, as the history table tells it.
+
+    effect: on val_bpb against its parent. threshold: a gain of fewer bits per byte is likely noise.
+    """
 
     number: int
     verdict: str
@@ -39,6 +42,7 @@ class Tried:
     tag: str
     config: Mapping[str, tuple[Scalar | None, Scalar]] = field(default_factory=dict)
     has_edits: bool = False
+    threshold: float = 0.0
 
     @property
     def helped(self) -> bool:
@@ -46,7 +50,7 @@ class Tried:
 
     @property
     def nearly_helped(self) -> bool:
-        return self.verdict == "discard" and self.effect is not None and self.effect < 0
+        return self.verdict == "discard" and self.effect is not None and self.effect < -self.threshold
 
     @property
     def reward(self) -> float:
@@ -65,7 +69,7 @@ class Move:
     edits: tuple[Edit, ...] = ()
 
 
-def read_history(pages: Iterable[str]) -> list[Tried]:
+def read_history(pages: Iterable[str], threshold: float = 0.0) -> list[Tried]:
     """The experiments in the JSON lines that the `history` tool returned, baseline left out, in order."""
     found: dict[int, Tried] = {}
     for line in itertools.chain.from_iterable(page.splitlines() for page in pages):
@@ -76,7 +80,7 @@ def read_history(pages: Iterable[str]) -> list[Tried]:
             continue
         config = {name: (before, after) for name, (before, after) in row.get("config", {}).items()}
         found[row["number"]] = Tried(
-            row["number"], row["verdict"], row.get("effect"), row.get("tag", ""), config, "edits" in row
+            row["number"], row["verdict"], row.get("effect"), row.get("tag", ""), config, "edits" in row, threshold
         )
     return [found[number] for number in sorted(found)]
 
@@ -191,23 +195,25 @@ def _numbers(each: Hyperparameter, alone: list[Tried], direction: int) -> Iterat
     scale = _Scale(each)
     here, size = scale.position(each.value), scale.first_step
     done = [past for past in alone if past.verdict != "pending" and past.config[each.name][0] is not None]
-    steps = [size, size / 2]
+    steps, sides = [size, size / 2], (1, -1)
     if done:
         last = done[-1]
         before, after = (scale.position(value) for value in last.config[each.name])
         size = abs(after - before) or size
         direction = 1 if after > before else -1
         tired = len(done) > 1 and last.nearly_helped and done[-2].nearly_helped
-        if last.helped or (last.nearly_helped and not tired):
+        if last.helped:
             steps = [size * scale.growth, size, size / 2]
+        elif last.nearly_helped and not tired:
+            steps, sides = [size * 2, size * 1.5], (1,)
         else:
             direction, steps = -direction, [size, size / 2, size / 4]
     low, high = _bracket(scale, each.name, done, here)
     for step in steps:
         if step < _SMALLEST_STEP * scale.first_step:
             return
-        for signed in (direction * step, -direction * step):
-            value = scale.value(here + signed)
+        for side in sides:
+            value = scale.value(here + side * direction * step)
             if value is not None and low < scale.position(value) < high:
                 yield value
 

@@ -48,7 +48,8 @@ def digest(view: StudyView, parent: int, *, guidance: str = "", prompt_version: 
     files = ", ".join(sorted(view.candidate(parent).files))
     noise = "unknown" if view.noise_sd is None else f"{view.noise_sd:.4f}"
     sections = [
-        f"round seed={view.seed} experiments={len(view.experiments)} parent={parent} prompt={prompt_version}",
+        f"round seed={view.seed} experiments={len(view.experiments)} parent={parent} noise={view.noise_sd or 0:.6f} "
+        f"prompt={prompt_version}",
         f"Incumbent: experiment {view.incumbent.number}, val_bpb {_score(view.incumbent)}. "
         f"Baseline: {_score(view.baseline)}. Standard deviation between seeds: {noise}.",
         f"Budget of one run: {view.budget}.",

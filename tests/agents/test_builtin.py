@@ -7,6 +7,7 @@ import itertools
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 from fake_study import SOURCE, FakeStudy
 
@@ -16,7 +17,7 @@ from agents.greedy import Greedy
 from agents.library import Idea
 from agents.researcher import find_problem
 from jaxresearch.llm import resolve_model
-from jaxresearch.proposal import Edit, Proposal
+from jaxresearch.proposal import Edit, Hyperparameter, Proposal
 from jaxresearch.strategy import ProposalError
 
 
@@ -151,10 +152,22 @@ def test_one_bad_slot_does_not_lose_the_good_ones():
 
 def test_near_misses_are_combined():
     def ripple(config, files):
-        return 1.5 - 0.0004 * sum(word in files["models/gpt.py"] for word in ("silu", "norm(x + attention(x))"))
+        return 1.5 - 0.001 * sum(word in files["models/gpt.py"] for word in ("silu", "norm(x + attention(x))"))
 
-    study = play(40, surface=ripple)
+    study = play(40, surface=ripple, margin=0.01)
     assert "post-norm & silu" in {each.tag for each in proposals(study)}
+
+
+def test_gains_below_the_noise_are_no_near_misses():
+    study = play(40, surface=lambda config, files: 1.5 - 0.0001 * ("silu" in files["models/gpt.py"]), margin=0.01)
+    assert not any(" & " in each.tag for each in proposals(study))
+
+
+@pytest.mark.parametrize(("effect", "expected"), [(-0.001, [4]), (0.01, [1])])
+def test_a_number_goes_on_after_a_near_miss_and_turns_after_a_loss(effect, expected):
+    depth = Hyperparameter("size", 2, low=1, high=8)
+    tried = [choice.Tried(1, "discard", effect, "size=3", {"size": (2, 3)})]
+    assert choice.choose([depth], {}, tried, frozenset(), np.random.default_rng(0)).config["size"] in expected
 
 
 def test_it_says_what_it_is_and_costs_nothing():
