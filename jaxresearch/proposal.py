@@ -6,8 +6,9 @@ import difflib
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from jaxresearch.errors import JaxresearchError
 
@@ -20,14 +21,27 @@ MAX_SOURCE_CHARACTERS = 1_000_000
 _MAX_PATH = 200
 
 
+def _encodable(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which no file or database can hold."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds a lone surrogate, which is no Unicode text") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
 class Edit(BaseModel):
     """Replace the one place in `path` that reads exactly `search`. An empty `search` creates a new file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str
-    search: str
-    replace: str
+    path: Text
+    search: Text
+    replace: Text
 
 
 class Proposal(BaseModel):
@@ -36,11 +50,11 @@ class Proposal(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     parent: int = Field(description="id of the experiment that this one builds upon")
-    hypothesis: str
-    expected_effect: str = ""
-    config: dict[str, Scalar] = Field(default_factory=dict, description="hyperparameters to set")
+    hypothesis: Text
+    expected_effect: Text = ""
+    config: dict[Text, Scalar] = Field(default_factory=dict, description="hyperparameters to set")
     edits: tuple[Edit, ...] = ()
-    tag: str = Field(default="", description="a short stable name of the idea, if the proposer has one")
+    tag: Text = Field(default="", description="a short stable name of the idea, if the proposer has one")
 
 
 @dataclass(frozen=True)
