@@ -416,13 +416,18 @@ def test_hostile_text_stays_text(bench: Bench):
 
 
 def test_what_cannot_be_written_down_is_refused(bench: Bench):
-    surrogate = Edit(path="models/recipe.py", search="GAIN = 0.0", replace="GAIN = 0.5 # \ud800")
+    """A strategy may get round the validation of a proposal; the study may not fall over it."""
+
+    def unchecked(**facts) -> Proposal:
+        return Proposal.model_construct(parent=0, **facts)
+
+    surrogate = Edit.model_construct(path="models/recipe.py", search="GAIN = 0.0", replace="GAIN = 0.5 # \ud800")
     folder = Edit(path="models/recipe.py/x.py", search="", replace="")
     script = [
-        Proposal(parent=0, hypothesis="\ud800", edits=(surrogate,)),
-        Proposal(parent=0, hypothesis="a file as a folder", edits=(folder,)),
-        Proposal(parent=0, hypothesis="not text", config={"lr": "\udfff"}),
-        Proposal(parent=0, hypothesis="infinite", config={"lr": float("inf")}),
+        unchecked(hypothesis="\ud800", edits=(surrogate,)),
+        unchecked(hypothesis="a file as a folder", edits=(folder,)),
+        unchecked(hypothesis="not text", config={"lr": "\udfff"}),
+        unchecked(hypothesis="infinite", config={"lr": float("inf")}),
         gain(0.1),
     ]
 
