@@ -45,8 +45,11 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
     from jaxresearch.llm import laboratory_model, resolve_model
 
     config = study.config
-    name = llm or config.llm.model
-    resolve_model(name)
+    model = resolve_model(
+        llm or config.llm.model,
+        timeout_seconds=config.llm.timeout_seconds,
+        max_output_tokens=config.llm.max_output_tokens,
+    )
     strategy = make_strategy(config.strategy.name, config.strategy.options)
     corpus = _prepare(config, on_preparation)
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
@@ -58,13 +61,7 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
             return await study.run(
                 executor,
                 strategy,
-                lambda record: laboratory_model(
-                    name,
-                    on_call=record,
-                    timeout_seconds=config.llm.timeout_seconds,
-                    max_output_tokens=config.llm.max_output_tokens,
-                    first_ordinal=study.history.costs.llm_calls,
-                ),
+                lambda record: laboratory_model(model, on_call=record, first_ordinal=study.history.costs.llm_calls),
                 reporter,
                 stop,
             )

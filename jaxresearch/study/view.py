@@ -52,6 +52,7 @@ def study_view(
         hyperparameters=lambda number: hyperparameters_of(history, number),
         diff=lambda number: diff_of(history, workspace, number),
         model=model_factory(record_call),
+        max_requests=history.config.llm.max_requests,
         check=Checker(journal, workspace, executor, request.round).check,
     )
 

@@ -98,7 +98,7 @@ def test_a_duplicate_of_a_crash_is_a_crash(bench: Bench):
         ("a\tb\tc\r\nsecond line", "a b c"),
         ("\x1b[31mred\x1b[0m \u202eltr\u200b", "[31mred[0m ltr"),
         ("\x00\x07", "no description"),
-        ("", "no description"),
+        ("", "no hypothesis"),
         ("one\x0btwo\u2028three", "one"),
     ],
 )
