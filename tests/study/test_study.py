@@ -447,7 +447,7 @@ def test_what_cannot_be_written_down_is_refused(bench: Bench):
     bench.config = config(len(script))
     study = bench.run(strategy=strategy)
     assert verdicts(study) == ["crash", "crash", "invalid", "keep"]
-    assert "models/recipe.py is a file" in strategy.findings[0]
+    assert "cannot be a file and a folder at once" in strategy.findings[0]
     assert "lone surrogate" in strategy.findings[1]
     assert study.history.failed_proposals == 2
     assert study.workspace.candidate(study.history.experiments[3].commit).config == {"lr": float("inf")}
