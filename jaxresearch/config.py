@@ -103,7 +103,9 @@ class StudyConfig(_Part):
     corpus: CorpusConfig = CorpusConfig()
     subject: SubjectConfig = SubjectConfig()
     context: int = Field(default=256, ge=8, description="tokens that predict, in training rows and in evaluation")
-    budget: str = Field(default="600ktok", description="of one run: 300s, 2000steps, 50Mtok, 1e15flop")
+    budget: str = Field(
+        default="600ktok", validate_default=True, description="of one run: 300s, 2000steps, 50Mtok, 1e15flop"
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     acceptance: AcceptanceConfig = AcceptanceConfig()
     strategy: StrategyConfig = StrategyConfig()
@@ -116,6 +118,11 @@ class StudyConfig(_Part):
     slots: int = Field(default=1, ge=1, le=64)
     max_seconds: float | None = Field(default=None, gt=0, description="wall seconds of the study")
     max_cost: float | None = Field(default=None, ge=0, description="US dollars of the study's LLM calls")
+
+    @property
+    def evaluation_text(self) -> str:
+        """The part of a run's identity that says how it is scored."""
+        return f"context={self.context} tokens={self.evaluation.tokens} batch={self.evaluation.batch}"
 
     @field_validator("budget")
     @classmethod

@@ -7,7 +7,7 @@ resume and replay depend on that. Keep, discard, budgets, retries and scores are
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.experiment import Experiment
-from jaxresearch.proposal import Candidate, Hyperparameter, Proposal
+from jaxresearch.proposal import Candidate, Hyperparameter, Proposal, apply
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -39,6 +39,7 @@ class StudyView:
     diff: experiment number -> unified diff against its parent.
     model: the laboratory's metered and recording pydantic-ai model.
     check: proposal -> what is wrong with it (it does not apply, does not trace, was tried before), or None.
+    max_requests: how many requests to the model one proposal may take, repairs included.
     """
 
     experiments: tuple[Experiment, ...]
@@ -52,6 +53,7 @@ class StudyView:
     diff: Callable[[int], str]
     model: Model
     check: Callable[[Proposal], Awaitable[str | None]]
+    max_requests: int = 16
 
     @property
     def baseline(self) -> Experiment:
@@ -60,6 +62,28 @@ class StudyView:
     def generator(self) -> np.random.Generator:
         """Fresh randomness for this round: equal views give equal draws."""
         return np.random.default_rng(self.seed)
+
+    def with_pending(self, proposal: Proposal) -> StudyView:
+        """This view once `proposal` waits for its runs, so that the next of several slots sees it and differs."""
+        number = len(self.experiments)
+        pending = Experiment(number=number, parent=proposal.parent, proposal=proposal)
+
+        def candidate(asked: int) -> Candidate:
+            return apply(proposal, self.candidate(proposal.parent)) if asked == number else self.candidate(asked)
+
+        def hyperparameters(asked: int) -> tuple[Hyperparameter, ...]:
+            if asked != number:
+                return self.hyperparameters(asked)
+            inherited = self.hyperparameters(proposal.parent)
+            return tuple(replace(each, value=proposal.config.get(each.name, each.value)) for each in inherited)
+
+        return replace(
+            self,
+            experiments=(*self.experiments, pending),
+            candidate=candidate,
+            hyperparameters=hyperparameters,
+            diff=lambda asked: "" if asked == number else self.diff(asked),
+        )
 
 
 class StrategyOptions(BaseModel):

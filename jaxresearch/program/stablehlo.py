@@ -69,7 +69,7 @@ class Module:
     def text(self) -> str:
         """Canonical form: without locations, every constant in full. Equal programs print equally."""
         with self.context:
-            return self.handle.operation.get_asm(enable_debug_info=False)
+            return str(self.handle.operation.get_asm(enable_debug_info=False))
 
     @property
     def functions(self) -> dict[str, Operation]:
@@ -87,7 +87,7 @@ class Module:
             target = stablehlo.get_version_from_compatibility_requirement(
                 stablehlo.StablehloCompatibilityRequirement.WEEK_4
             )
-            copy = ir.Module.parse(self.handle.operation.get_asm(enable_debug_info=False))  # serialising rewrites it
+            copy = ir.Module.parse(self.text)  # serialising rewrites the module
             passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(copy.operation)
             return stablehlo.serialize_portable_artifact(copy, target)
 

@@ -26,8 +26,7 @@ def main() -> None:
         header, blobs = trace(request)
     except BaseException as error:  # the candidate may raise anything, SystemExit and KeyboardInterrupt included
         header, blobs = {"error": explain(error), "traceback": traceback.format_exc()[-8192:]}, []
-    header["blobs"] = [len(blob) for blob in blobs]
-    encoded = json.dumps(header).encode()
+    encoded = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}).encode()
     out.write(len(encoded).to_bytes(8, "big") + encoded + b"".join(blobs))
     out.flush()
     os._exit(0)
@@ -63,6 +62,8 @@ def import_subject(tree: str):
     folder = os.path.join(tree, "models")
     init = os.path.join(folder, "__init__.py")
     spec = importlib.util.spec_from_file_location("models", init, submodule_search_locations=[folder])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{init} is not a Python file")
     package = importlib.util.module_from_spec(spec)
     sys.modules["models"] = package
     spec.loader.exec_module(package)

@@ -1,0 +1,136 @@
+"""builtin: a pydantic-ai model that needs no key and no network. It is no language model: a library of edits and
+bounded numeric moves, chosen by what the history says has worked.
+
+It goes the way that any model goes: it is asked by the researcher, calls the same read-only tools, answers with the
+same output tools, and is told to repair what does not apply. All that it knows is in the messages; its randomness is
+seeded by them, so equal messages give equal replies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from pydantic_ai.exceptions import UnexpectedModelBehavior
+from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart, ToolReturnPart, UserPromptPart
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RequestUsage
+
+from agents.choice import Move, Tried, choose, read_history, read_hyperparameters
+from agents.digest import HISTORY_PAGE
+
+_ROUND = re.compile(r"^round seed=(\d+) experiments=(\d+) parent=(\d+) noise=([\d.]+)", re.MULTILINE)
+_FILES = re.compile(r"^Your proposal builds on experiment \d+\. Its files: (.+)\.$", re.MULTILINE)
+_NEAR_MISS = 0.25  # of the deviation between seeds: on paired seeds, gains scatter about that much
+_OUTPUT_TOOLS = ("propose_config", "propose_code", "propose_both")
+
+
+@dataclass
+class _Conversation:
+    """What the messages say so far."""
+
+    seed: int
+    experiments: int
+    noise_sd: float
+    files: list[str]
+    answers: dict[str, list[tuple[dict[str, Any], str]]] = field(default_factory=dict)
+    offered: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def has_read(self) -> bool:
+        return bool(self.answers)
+
+
+class BuiltinModel(Model):
+    """No language model: a library of edits and bounded numeric moves. Needs no key, no network, and costs nothing."""
+
+    @property
+    def model_name(self) -> str:
+        return "builtin"
+
+    @property
+    def system(self) -> str:
+        return "jaxresearch"
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        conversation = _read(messages)
+        outputs = {tool.name for tool in model_request_parameters.output_tools}
+        if not outputs.issuperset(_OUTPUT_TOOLS):
+            raise UnexpectedModelBehavior("builtin is no language model: it only answers the researcher's questions.")
+        if conversation.has_read:
+            calls = [_answer(conversation)]
+        else:
+            offered = {tool.name for tool in model_request_parameters.function_tools}
+            calls = [call for call in _questions(conversation) if call.tool_name in offered]
+        return ModelResponse(
+            parts=calls, model_name=self.model_name, provider_name=self.system, usage=RequestUsage(cost=Decimal(0))
+        )
+
+
+def _read(messages: list[ModelMessage]) -> _Conversation:
+    parts = [part for message in messages for part in message.parts]
+    prompt = next((part.content for part in parts if isinstance(part, UserPromptPart)), "")
+    text = prompt if isinstance(prompt, str) else ""
+    facts, files = _ROUND.search(text), _FILES.search(text)
+    if facts is None or files is None:
+        raise UnexpectedModelBehavior("builtin is no language model: it only answers the researcher's prompt.")
+    conversation = _Conversation(int(facts[1]), int(facts[2]), float(facts[4]), files[1].split(", "))
+    calls = {part.tool_call_id: part for part in parts if isinstance(part, ToolCallPart)}
+    for call in calls.values():
+        if call.tool_name in _OUTPUT_TOOLS:
+            conversation.offered.append(call.args_as_dict())
+    for part in parts:
+        if isinstance(part, ToolReturnPart) and part.tool_name not in _OUTPUT_TOOLS and part.tool_call_id in calls:
+            content = part.model_response_str() if part.outcome == "success" else ""
+            arguments = calls[part.tool_call_id].args_as_dict()
+            conversation.answers.setdefault(part.tool_name, []).append((arguments, content))
+    return conversation
+
+
+def _questions(conversation: _Conversation) -> Iterator[ToolCallPart]:
+    wanted: list[tuple[str, dict[str, Any]]] = [("list_hyperparameters", {})]
+    wanted += [("history", {"first": first}) for first in range(0, conversation.experiments, HISTORY_PAGE)]
+    wanted += [("read_source", {"path": path}) for path in conversation.files]
+    for number, (tool, arguments) in enumerate(wanted):
+        yield ToolCallPart(tool, arguments, tool_call_id=f"builtin-{number}")
+
+
+def _answer(conversation: _Conversation) -> ToolCallPart:
+    answers = conversation.answers
+    hyperparameters = read_hyperparameters("\n".join(text for _, text in answers.get("list_hyperparameters", [])))
+    pages = [text for _, text in answers.get("history", [])]
+    tried = read_history(pages, threshold=_NEAR_MISS * conversation.noise_sd)
+    files = {arguments["path"]: text for arguments, text in answers.get("read_source", []) if text}
+    refused = frozenset(str(each["tag"]) for each in conversation.offered)
+    rng = np.random.default_rng([conversation.seed, conversation.experiments, len(refused)])
+    try:
+        move = choose(hyperparameters, files, tried, refused, rng)
+    except LookupError as error:
+        raise UnexpectedModelBehavior(str(error)) from None
+    tool = "propose_both" if move.config and move.edits else "propose_config" if move.config else "propose_code"
+    arguments: dict[str, Any] = {
+        "hypothesis": move.hypothesis,
+        "expected_effect": _expectation(move, tried),
+        "tag": move.tag,
+    }
+    if move.config:
+        arguments["config"] = dict(move.config)
+    if move.edits:
+        arguments["edits"] = [edit.model_dump() for edit in move.edits]
+    return ToolCallPart(tool, arguments, tool_call_id=f"builtin-answer-{len(conversation.offered)}")
+
+
+def _expectation(move: Move, tried: list[Tried]) -> str:
+    gains = sorted(each.effect for each in tried if each.helped and each.effect is not None)
+    size = f", the median gain of what was kept is {gains[len(gains) // 2]:+.4f}" if gains else ""
+    return f"Lower val_bpb; by prior and history a chance of {move.promise:.0%}{size}."

@@ -1,0 +1,88 @@
+"""The `jaxresearch` group, and the one place where an error becomes a line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import traceback
+
+import click
+
+import jaxresearch
+from jaxresearch.errors import JaxresearchError
+
+_COMMANDS = {
+    "doctor": "doctor",
+    "prepare": "prepare",
+    "train": "train",
+    "run": "study",
+    "resume": "study",
+    "status": "show",
+    "show": "show",
+    "export": "export",
+    "strategies": "listing",
+    "subjects": "listing",
+}
+"""Command -> its module in this package, imported only when it is used."""
+
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Lists commands in the order of a user's day, and imports each on demand, so that `--help` is fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"jaxresearch.cli.{_COMMANDS[cmd_name]}"), cmd_name)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(jaxresearch.__version__, prog_name="jaxresearch")
+def cli() -> None:
+    """Autonomous ML research on JAX whose results can be believed.
+
+    \b
+    Start with:  jaxresearch run          a whole study: no key, no GPU, about five minutes
+    Then:        jaxresearch show STUDY   what was tried, and why it was kept or not
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_status(arguments))
+
+
+def _status(arguments: list[str]) -> int:
+    try:
+        return cli.main(args=arguments, prog_name="jaxresearch", standalone_mode=False) or 0
+    except JaxresearchError as error:
+        return _fail(arguments, error.message, error.fix, error.exit_code)
+    except click.ClickException as error:
+        hint = ""
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f"Try '{error.ctx.command_path} --help'."
+        return _fail(arguments, error.format_message(), hint, 2 if isinstance(error, click.UsageError) else 1)
+    except (click.Abort, KeyboardInterrupt):
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stdout = None  # whoever read our output has gone; there is nobody to tell
+        return 1
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        return _fail(arguments, f"{type(error).__name__}: {line}", "Run again with --debug to see where.", 1)
+
+
+def _fail(arguments: list[str], message: str, fix: str, status: int) -> int:
+    if "--debug" in arguments:
+        traceback.print_exc()
+    print(f"Error: {message} {fix}".rstrip(), file=sys.stderr)
+    if "--json" in arguments:
+        print(json.dumps({"error": message, "fix": fix, "exit_status": status}))
+    return status

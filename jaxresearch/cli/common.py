@@ -1,0 +1,93 @@
+"""What commands share: options, the configuration they make, and where output goes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from jaxresearch.config import StudyConfig, load_config
+from jaxresearch.errors import ConfigurationError
+
+
+class Output:
+    """stdout for results, stderr for people's progress. With --json, stdout holds one JSON object and nothing else."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json, self.quiet = as_json, quiet
+        self.results = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.progress = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=not sys.stderr.isatty())
+
+    def note(self, text: str) -> None:
+        """A line of progress, as plain text: markup in it is not interpreted."""
+        self.progress.print(text, markup=False)
+
+    def result(self, facts: dict[str, Any], show: Callable[[Console], None]) -> None:
+        """The outcome of a command: `facts` as JSON, or `show` for people."""
+        if self.as_json:
+            print(json.dumps(facts, allow_nan=False))
+        else:
+            show(self.results)
+
+
+def output_options(command: Callable) -> Callable:
+    """--json, --quiet and --debug; the command receives `output`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+    @click.option("--quiet", is_flag=True, help="No progress, only results.")
+    @click.option("--debug", is_flag=True, help="Show tracebacks of our own errors.")
+    @functools.wraps(command)
+    def wrapper(*args: Any, as_json: bool, quiet: bool, debug: bool, **kwargs: Any) -> Any:
+        return command(*args, output=Output(as_json=as_json, quiet=quiet), **kwargs)
+
+    return wrapper
+
+
+def config_options(command: Callable) -> Callable:
+    """--config and --set; the command receives `overrides` (settings that options give) merged by `make_config`."""
+
+    @click.option(
+        "--config", "config_file", type=click.Path(path_type=Path, dir_okay=False), help="YAML file of settings."
+    )
+    @click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting; dotted, repeatable."
+    )
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    return wrapper
+
+
+def make_config(config_file: Path | None, settings: tuple[str, ...], **options: object) -> StudyConfig:
+    """The configuration of a command: the file (or the default for this machine), --set, then the named options.
+
+    options: dotted keys with `__` for the dot; None means that the option was not given.
+    """
+    given = [f"{key.replace('__', '.')}={value}" for key, value in options.items() if value is not None]
+    return load_config(config_file or default_config_file(), [*settings, *given])
+
+
+def default_config_file() -> Path:
+    """configs/cpu.yaml, or the file for the accelerator that this machine has."""
+    folder = configs_folder()
+    if any(Path("/dev").glob("accel*")) or Path("/dev/vfio/0").exists():
+        return folder / "tpu.yaml"
+    if Path("/dev/nvidia0").exists():
+        return folder / "gpu.yaml"
+    return folder / "cpu.yaml"
+
+
+def configs_folder() -> Path:
+    """Where the shipped configurations are: in the wheel, or at the top of a clone."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "cpu.yaml").is_file():
+            return folder
+    raise ConfigurationError("--config: the shipped configs are missing.", fix="Install jaxresearch again.")

@@ -1,0 +1,164 @@
+"""`status` and `show`: where a study stands, and one experiment whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from jaxresearch.cli.common import Output, output_options
+from jaxresearch.cli.live import outcome_text, score_text
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.experiment import CompletedRun, Experiment, Verdict
+from jaxresearch.study.history import History
+from jaxresearch.study.study import Study
+from jaxresearch.study.summary import status_object
+from jaxresearch.text import clean, one_line
+
+_STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim", None: "yellow"}
+
+
+@click.command(epilog="Example: jaxresearch status studies/mine --json")
+@click.argument("study", type=click.Path(path_type=Path))
+@output_options
+def status(study: Path, output: Output) -> None:
+    """Where a study stands."""
+    opened = Study.open(study)
+    try:
+        history = opened.history
+    finally:
+        opened.close()
+    output.result(status_object(history, str(study)), lambda console: print_study(console, history, study))
+
+
+@click.command(epilog="Example: jaxresearch show studies/mine 3")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("experiment", type=click.IntRange(0), required=False)
+@output_options
+def show(study: Path, experiment: int | None, output: Output) -> None:
+    """One experiment: hypothesis, diff, runs, verdict and why. Without a number, all of them in a table."""
+    opened = Study.open(study)
+    try:
+        history = opened.history
+        if experiment is None:
+            facts = {"study": str(study), "experiments": [_facts(history, e) for e in history.experiments]}
+            output.result(facts, lambda console: print_study(console, history, study))
+            return
+        if experiment >= len(history.entries):
+            raise JaxresearchError(
+                f"{study} has no experiment {experiment}.", fix=f"It has 0 to {len(history.entries) - 1}."
+            )
+        diff = clean(opened.diff(experiment)) if experiment else ""
+        facts = {**_facts(history, history.entries[experiment].experiment), "diff": diff}
+        output.result(facts, lambda console: _print_experiment(console, history, experiment, diff, study))
+    finally:
+        opened.close()
+
+
+def print_study(console: Console, history: History, folder: Path) -> None:
+    """The table of experiments, what it came to, and the commands to go on."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column("val_bpb", justify="right", no_wrap=True)
+    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("runs", justify="right")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("what was tried", ratio=1)
+    for entry in history.entries:
+        experiment = entry.experiment
+        style = _STYLES.get(experiment.verdict, "red")
+        difference = entry.decision.difference if entry.decision is not None else None
+        table.add_row(
+            str(experiment.number),
+            f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-",
+            f"{difference:+.4f}" if difference is not None else "",
+            str(len(experiment.runs)),
+            "baseline" if experiment.number == 0 and experiment.verdict else str(experiment.verdict or "pending"),
+            Text(one_line(experiment.title, 160)),
+            style=style,
+        )
+    console.print(table)
+    for line in _conclusion(history):
+        console.print(line, markup=False)
+    console.print(
+        f"\njaxresearch show {folder} {history.incumbent_number}   what the best one is, and why", markup=False
+    )
+    if history.stopped is None or not history.stopped.finished:
+        console.print(f"jaxresearch resume {folder}   to go on", markup=False)
+    console.print(f"jaxresearch export {folder} --format tsv   the log", markup=False)
+
+
+def _conclusion(history: History) -> list[str]:
+    baseline, best, costs = history.baseline.experiment, history.incumbent.experiment, history.costs
+    lines = [""]
+    if baseline.val_bpb is not None and best.val_bpb is not None:
+        lines.append(f"baseline   val_bpb {score_text(baseline)} over {len(baseline.scores)} seeds")
+        if best.number != 0:
+            gain = baseline.val_bpb - best.val_bpb
+            lines.append(
+                f"best       val_bpb {score_text(best)}, experiment {best.number}: {gain:.4f} below the baseline"
+            )
+        else:
+            lines.append("best       the baseline; nothing that was tried is better beyond the noise")
+    if history.noise is not None:
+        lines.append(f"noise      {history.noise.sd_bpb:.4f} between seeds (standard deviation)")
+    if costs.wall_seconds > 0:
+        share = costs.train_seconds / costs.wall_seconds
+        cost = f", {costs.llm_tokens:,} LLM tokens, ${costs.llm_cost_usd:.2f}" if costs.llm_cost_usd else ""
+        lines.append(f"time       {costs.wall_seconds:.0f} s, {share:.0%} of it training{cost}")
+    if history.stopped is not None:
+        lines.append(f"state      {one_line(history.stopped.reason, 300)}")
+    return lines
+
+
+def _facts(history: History, experiment: Experiment) -> dict:
+    entry = history.entries[experiment.number]
+    facts = experiment.model_dump(mode="json", exclude={"runs": {"__all__": {"curve"}}})
+    return {
+        **facts,
+        "val_bpb": experiment.val_bpb,
+        "sem": experiment.sem,
+        "difference": entry.decision.difference if entry.decision is not None else None,
+        "p_value": entry.decision.p_value if entry.decision is not None else None,
+    }
+
+
+def _print_experiment(console: Console, history: History, number: int, diff: str, folder: Path) -> None:
+    entry = history.entries[number]
+    experiment, proposal = entry.experiment, entry.experiment.proposal
+
+    def line(key: str, text: str, style: str = "") -> None:
+        console.print(f"{key + ':':12}{text}", style=style, markup=False)
+
+    line(
+        "experiment", f"{number}" + (f", on {experiment.parent}" if experiment.parent is not None else ", the baseline")
+    )
+    if proposal is not None:
+        line("hypothesis", one_line(proposal.hypothesis, 1000))
+        if proposal.expected_effect:
+            line("expected", one_line(proposal.expected_effect, 500))
+        if proposal.config:
+            line("config", ", ".join(f"{key} = {value}" for key, value in proposal.config.items()))
+    line("verdict", f"{experiment.verdict or 'pending'}", _STYLES.get(experiment.verdict, "red"))
+    line("because", one_line(experiment.reason, 1000) or "-")
+    line("val_bpb", score_text(experiment))
+    line("commit", experiment.commit[:12] or "-")
+    line("program", experiment.program or "-")
+    for outcome in experiment.runs:
+        line("run", outcome_text(outcome))
+        for audit in outcome.audits:
+            state = "passed" if audit.passed else "FAILED"
+            detail = f": {one_line(audit.detail, 200)}" if audit.detail else ""
+            line("audit", f"  {audit.name} {state}, {audit.probes} probes, deviation {audit.max_deviation:g}{detail}")
+        if not isinstance(outcome, CompletedRun) and outcome.traceback:
+            console.print(clean(outcome.traceback)[-2000:], markup=False, style="dim")
+    if experiment.commit:
+        seed = experiment.runs[0].seed if experiment.runs else 0
+        line("again", f"jaxresearch train --study {folder} --experiment {number} --seed {seed}")
+    if diff:
+        console.print()
+        console.print(Syntax(diff, "diff", theme="ansi_dark", word_wrap=True, background_color="default"))

@@ -1,0 +1,114 @@
+"""`run` and `resume`: a study from its start, and on after any stop."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from pathlib import Path
+
+import click
+
+from jaxresearch.cli.app import INTERRUPTED
+from jaxresearch.cli.common import Output, config_options, make_config, output_options
+from jaxresearch.cli.live import StageProgress, StudyDisplay
+from jaxresearch.cli.show import print_study
+from jaxresearch.errors import ConfigurationError
+
+
+@click.command(epilog="Example: jaxresearch run --strategy greedy --llm builtin --experiments 20 --study studies/mine")
+@click.option("--strategy", metavar="NAME", help="See `jaxresearch strategies`.")
+@click.option("--llm", metavar="MODEL", help="builtin (no key), or PROVIDER:MODEL such as anthropic:claude-sonnet-4-5.")
+@click.option("--experiments", type=click.IntRange(0), help="Proposals to try, the baseline not counted.")
+@click.option("--budget", help="Of one run: 300s, 5m, 2000steps, 50Mtok, 1e15flop.")
+@click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the study: run seeds and the strategy's choices.")
+@click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
+@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Wall seconds of the study.")
+@click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls.")
+@click.option("--study", "folder", type=click.Path(path_type=Path), help="Folder of the study; must be new or empty.")
+@click.option(
+    "--program",
+    "instructions",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A program.md: goals, taboos and ideas for the strategy.",
+)
+@config_options
+@output_options
+def run(
+    strategy: str | None,
+    llm: str | None,
+    experiments: int | None,
+    budget: str | None,
+    corpus: str | None,
+    seed: int | None,
+    slots: int | None,
+    max_seconds: float | None,
+    max_cost: float | None,
+    folder: Path | None,
+    instructions: Path | None,
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    output: Output,
+) -> int:
+    """Run a study: baseline first, then experiments, each kept or not for a reason that is shown."""
+    from jaxresearch.study.session import create_study
+
+    config = make_config(
+        config_file,
+        settings,
+        strategy__name=strategy,
+        llm__model=llm,
+        experiments=experiments,
+        budget=budget,
+        corpus__source=corpus,
+        seed=seed,
+        slots=slots,
+        max_seconds=max_seconds,
+        max_cost=max_cost,
+    )
+    folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    with StageProgress(output) as progress:
+        create_study(
+            folder, config, instructions=_read_instructions(instructions), on_preparation=progress.update
+        ).close()
+    output.note(f"study {folder}")
+    return _drive(folder, None, output)
+
+
+@click.command(epilog="Example: jaxresearch resume studies/mine")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("--llm", metavar="MODEL", help="Another model for what is left.")
+@output_options
+def resume(study: Path, llm: str | None, output: Output) -> int:
+    """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider."""
+    return _drive(study, llm, output)
+
+
+def _drive(folder: Path, llm: str | None, output: Output) -> int:
+    from jaxresearch.study.session import drive
+    from jaxresearch.study.study import Study
+    from jaxresearch.study.summary import status_object
+
+    study = Study.open(folder)
+    try:
+        with StageProgress(output) as progress:
+            prepared = progress.update
+            with StudyDisplay(output) as display:
+                ending = asyncio.run(drive(study, display, llm=llm, on_preparation=prepared))
+        history = study.refresh()
+        output.result(status_object(history, str(folder)), lambda console: print_study(console, history, folder))
+    finally:
+        study.close()
+    if ending.interrupted:
+        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch resume {folder}")
+        return INTERRUPTED
+    return 0
+
+
+def _read_instructions(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--program: {path} cannot be read: {error}.") from None

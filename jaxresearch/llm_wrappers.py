@@ -1,0 +1,213 @@
+"""The laboratory's wrappers around any pydantic-ai model: bounded, recording, retrying, replaying.
+
+Every attempt is recorded, the failed ones too: RetryingModel(RecordingModel(BoundedModel(model))).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from pydantic_ai.exceptions import UnexpectedModelBehavior
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings, merge_model_settings
+
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.llm import FatalLLMError, LLMCall, classify, fatal_error, known_secrets, redact
+
+LONGEST_REPLY_BYTES = 1_000_000
+"""A reply above this is refused: nothing that a researcher may ask for is near it, and the ledger keeps replies."""
+
+
+class BoundedModel(WrapperModel):
+    """Gives up on a request after `timeout_seconds` in all, however slowly bytes come, and caps the reply."""
+
+    def __init__(self, wrapped: Model, *, timeout_seconds: float, max_output_tokens: int) -> None:
+        super().__init__(wrapped)
+        self._timeout_seconds = timeout_seconds
+        self._bounds = ModelSettings(timeout=timeout_seconds, max_tokens=max_output_tokens, max_retries=0)
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        settings = merge_model_settings(self._bounds, model_settings)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self.wrapped.request(messages, settings, model_request_parameters)
+        except TimeoutError:
+            raise TimeoutError(f"no reply within {self._timeout_seconds:g} s") from None
+
+
+class RecordingModel(WrapperModel):
+    """Hands each attempt to `on_call` as an `LLMCall`, with the values of API keys taken out.
+
+    Keys are also taken out of what is sent and of what is returned, so that ledger, prompt and proposal agree.
+    """
+
+    def __init__(
+        self,
+        wrapped: Model,
+        on_call: Callable[[LLMCall], None],
+        *,
+        first_ordinal: int = 0,
+        secrets: Iterable[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(wrapped)
+        self._on_call = on_call
+        self._next_ordinal = first_ordinal
+        self._secrets = known_secrets() if secrets is None else tuple(secrets)
+        self._clock = clock
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        ordinal, self._next_ordinal = self._next_ordinal, self._next_ordinal + 1
+        started = self._clock()
+        messages, request = self._redacted(messages)
+        call = LLMCall(ordinal=ordinal, model=self.model_id, request=request)
+        try:
+            response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+        except BaseException as error:
+            failure = classify(error) if isinstance(error, Exception) else "backoff"  # cancelled: asked again on resume
+            text = redact(f"{type(error).__name__}: {error}", self._secrets)[:4000]
+            self._record(call, started, error=text, failure=failure)
+            if failure == "proposal" and redact(str(error), self._secrets) != str(error):
+                raise UnexpectedModelBehavior(text) from None  # its message will be read: it must not hold the key
+            raise
+        (response,), reply = self._redacted([response])
+        assert isinstance(response, ModelResponse)
+        usage = response.usage
+        spent = {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cost_usd": cost_usd(response),
+        }
+        if len(reply.encode()) > LONGEST_REPLY_BYTES:
+            problem = f"the reply has {len(reply.encode())} bytes, above the limit of {LONGEST_REPLY_BYTES}"
+            self._record(call, started, error=problem, failure="proposal", **spent)
+            raise UnexpectedModelBehavior(problem)
+        self._record(call, started, response=reply, **spent)
+        return response
+
+    def _record(self, call: LLMCall, started: float, **what: object) -> None:
+        self._on_call(call.model_copy(update={"seconds": self._clock() - started, **what}))
+
+    def _redacted(self, messages: list[ModelMessage]) -> tuple[list[ModelMessage], str]:
+        text = ModelMessagesTypeAdapter.dump_json(messages).decode()
+        clean = redact(text, self._secrets)
+        return (messages, text) if clean == text else (ModelMessagesTypeAdapter.validate_json(clean), clean)
+
+
+def cost_usd(response: ModelResponse) -> float | None:
+    """What `response` cost in US dollars by pydantic-ai's price list; None when it has no price."""
+    if response.usage.cost is not None:
+        return float(response.usage.cost)
+    try:
+        return float(response.cost().total_price)
+    except (LookupError, ValueError, AssertionError):
+        return None
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How patient the ladder is: `attempts` in all; waits double from `first_seconds` up to `longest_seconds`.
+
+    A provider's Retry-After counts instead of the doubling, up to `longest_retry_after_seconds`; one that asks for more
+    ends the wait at once. `jitter` is the share by which a wait may grow. Jitter only moves time, never a decision.
+    """
+
+    attempts: int = 6
+    first_seconds: float = 2.0
+    longest_seconds: float = 60.0
+    longest_retry_after_seconds: float = 300.0
+    jitter: float = 0.25
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    uniform: Callable[[float, float], float] = random.uniform
+
+    def seconds(self, attempt: int, error: BaseException) -> float | None:
+        """How long to wait after failed attempt number `attempt` (from 1); None when waiting is over."""
+        if attempt >= self.attempts:
+            return None
+        asked = getattr(error, "retry_after", None)
+        if asked is not None and asked > self.longest_retry_after_seconds:
+            return None
+        wait = asked if asked is not None else min(self.longest_seconds, self.first_seconds * 2 ** (attempt - 1))
+        return wait * (1 + self.uniform(0, self.jitter))
+
+
+class RetryingModel(WrapperModel):
+    """Walks the error ladder: waits for what may pass, raises `FatalLLMError` for what cannot."""
+
+    def __init__(self, wrapped: Model, backoff: Backoff) -> None:
+        super().__init__(wrapped)
+        self._backoff = backoff
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self.wrapped.request(messages, model_settings, model_request_parameters)
+            except JaxresearchError:
+                raise
+            except Exception as error:
+                failure = classify(error)
+                if failure == "proposal":
+                    raise
+                wait = self._backoff.seconds(attempt, error) if failure == "backoff" else None
+                if wait is None:
+                    raise fatal_error(error, self.model_id, attempts=attempt) from None  # the cause may hold the key
+            await self._backoff.sleep(wait)
+
+
+class ReplayModel(Model):
+    """Answers from recorded calls, in their order, with no key and no network.
+
+    Attempts that the ladder repeated are passed over; a recorded failure fails again.
+    """
+
+    def __init__(self, calls: Iterable[LLMCall]) -> None:
+        super().__init__()
+        self._calls = iter([call for call in calls if call.failure != "backoff"])
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        call = next(self._calls, None)
+        if call is None:
+            raise FatalLLMError("replay: the strategy asks the model more often than the ledger has replies.")
+        if call.failure == "fatal":
+            raise FatalLLMError(call.error)
+        if call.failure == "proposal":
+            raise UnexpectedModelBehavior(call.error)
+        (response,) = ModelMessagesTypeAdapter.validate_json(call.response)
+        assert isinstance(response, ModelResponse)
+        return response
+
+    @property
+    def model_name(self) -> str:
+        return "replay"
+
+    @property
+    def system(self) -> str:
+        return "jaxresearch"

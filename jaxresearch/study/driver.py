@@ -1,0 +1,302 @@
+"""The driver: does what `next_step` says, one step after another, and records what came of each."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from jaxresearch.budget import Budget
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.execution.base import Executor, RunProgress, RunRequest, TracedCandidate, TraceFailure
+from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
+from jaxresearch.proposal import Candidate, EditError, Proposal, apply
+from jaxresearch.statistics.acceptance import Acceptance
+from jaxresearch.strategy import ProposalError, Strategy
+from jaxresearch.study.events import (
+    Event,
+    ProposalFailed,
+    ProposalRequested,
+    Proposed,
+    RunFinished,
+    RunStarted,
+    SessionStarted,
+    Stopped,
+    Traced,
+    TraceOutcome,
+)
+from jaxresearch.study.history import Entry, History
+from jaxresearch.study.identity import candidate_fingerprint, identity_of, round_seed, text_fingerprint
+from jaxresearch.study.journal import Journal
+from jaxresearch.study.steps import AskStrategy, Decide, Finish, GiveUp, RunCandidate, TraceCandidate, next_step
+from jaxresearch.study.stopping import Interrupted, Stop
+from jaxresearch.study.view import ModelFactory, proposal_error, study_view, trace_once
+from jaxresearch.study.workspace import Workspace
+from jaxresearch.text import clean
+
+MIN_WALL_CAP_SECONDS = 10.0
+"""A run's wall cap is never below this: short runs vary by more than a factor."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a session ended. finished: the study reached its end. interrupted: a person stopped it."""
+
+    reason: str
+    finished: bool
+    interrupted: bool
+
+
+class Driver:
+    """One session of a study. It keeps nothing that the journal does not hold."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        workspace: Workspace,
+        *,
+        executor: Executor,
+        strategy: Strategy,
+        model_factory: ModelFactory,
+        acceptance: Acceptance,
+        instructions: Callable[[], str],
+        stop: Stop,
+        clock: Callable[[], float],
+    ) -> None:
+        self._journal = journal
+        self._workspace = workspace
+        self._executor = executor
+        self._strategy = strategy
+        self._model_factory = model_factory
+        self._acceptance = acceptance
+        self._instructions = instructions
+        self._stop = stop
+        self._clock = clock
+
+    @property
+    def _history(self) -> History:
+        return self._journal.history
+
+    async def drive(self) -> Ending:
+        """Go on until the study ends or is stopped.
+
+        Raises `JaxresearchError` when it cannot go on as things are; it may be resumed once they are repaired.
+        """
+        self._workspace.clear_stale_locks()
+        self._journal.record(SessionStarted(pid=os.getpid(), host=socket.gethostname()))
+        self._point_at_incumbent()
+        try:
+            ending = await self._until_the_end()
+        except Interrupted:
+            ending = Ending("interrupted", finished=False, interrupted=True)
+        except JaxresearchError as error:
+            self._journal.record(Stopped(reason=str(error)))
+            raise
+        self._journal.record(Stopped(reason=ending.reason, finished=ending.finished, interrupted=ending.interrupted))
+        return ending
+
+    async def _until_the_end(self) -> Ending:
+        while True:
+            if self._stop.requested:
+                raise Interrupted
+            ending = await self._do_next()
+            if ending is not None:
+                return ending
+
+    async def _do_next(self) -> Ending | None:
+        history = self._history
+        wall_seconds = history.costs.wall_seconds + max(0.0, self._clock() - history.time)
+        step = next_step(history, self._acceptance, wall_seconds=wall_seconds)
+        match step:
+            case TraceCandidate(number=number):
+                await self._trace(history.entries[number])
+            case RunCandidate(number=number, seed=seed):
+                await self._run(history.entries[number], seed)
+            case Decide(decision=decision):
+                self._journal.record(decision)
+                self._point_at_incumbent()
+            case AskStrategy(round=round_number, slots=slots):
+                return await self._ask(round_number, slots)
+            case Finish(reason=reason):
+                return Ending(reason, finished=True, interrupted=False)
+            case GiveUp(reason=reason, fix=fix):
+                raise JaxresearchError(f"{reason.rstrip('.')}.", fix=fix)
+            case _:
+                assert_never(step)
+        return None
+
+    def _point_at_incumbent(self) -> None:
+        commit = self._history.incumbent.experiment.commit
+        if commit:
+            self._workspace.set_incumbent(commit)
+
+    # Tracing
+
+    async def _trace(self, entry: Entry) -> None:
+        candidate, tree, commit, error = self._committed(entry)
+        if error is not None:
+            outcome: TraceOutcome = TraceFailure(verdict=Verdict.CRASH, reason=f"the proposal does not apply: {error}")
+        else:
+            work = trace_once(self._history, self._executor, candidate, tree)
+            outcome = await self._stop.obey(work, requests=2)
+        self._journal.record(Traced(number=entry.number, commit=commit, tree=tree, outcome=outcome))
+
+    def _committed(self, entry: Entry) -> tuple[Candidate, str, str, EditError | None]:
+        """The entry's candidate, its fingerprint and commit. With an error it is the parent's, committed once more."""
+        proposal = entry.experiment.proposal
+        if proposal is None:
+            return self._baseline()
+        parent_commit = self._history.entries[proposal.parent].experiment.commit
+        parent, message = self._workspace.candidate(parent_commit), _message(entry, proposal)
+        try:
+            candidate = apply(proposal, parent)
+            commit = self._workspace.commit(entry.number, candidate, parent_commit, message, when=entry.time)
+        except EditError as error:
+            commit = self._workspace.commit(entry.number, parent, parent_commit, message, when=entry.time)
+            return parent, "", commit, error
+        return candidate, candidate_fingerprint(candidate), commit, None
+
+    def _baseline(self) -> tuple[Candidate, str, str, None]:
+        commit = self._workspace.resolve("baseline")
+        candidate = self._workspace.candidate(commit)
+        tree = candidate_fingerprint(candidate)
+        if tree != self._history.created.subject:
+            raise JaxresearchError(
+                "The workspace's baseline is not the subject of this study.", fix="Start a new study."
+            )
+        return candidate, tree, commit, None
+
+    # Running
+
+    async def _run(self, entry: Entry, seed: int) -> None:
+        request = self._request(entry, seed)
+        known = self._history.known_run(request.identity)
+        if known is not None:
+            number, outcome = known
+            self._journal.record(RunFinished(number=entry.number, outcome=outcome, shared_from=number))
+            return
+        self._journal.record(RunStarted(number=entry.number, identity=request.identity, seed=seed))
+
+        def on_progress(progress: RunProgress) -> None:
+            self._journal.reporter.on_progress(entry.number, seed, progress)
+
+        outcome = await self._stop.obey(self._attempt(request, on_progress), requests=2)
+        self._journal.record(RunFinished(number=entry.number, outcome=outcome))
+
+    async def _attempt(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
+        """The run's outcome; our own failures, and an answer to another question, are `infrastructure`."""
+        try:
+            outcome = await self._executor.run(request, on_progress)
+        except Exception as error:
+            return _lost(request, f"the executor failed: {error!r}")
+        if (outcome.identity, outcome.seed) != (request.identity, request.seed):
+            return _lost(request, "the executor answered with another run")
+        if isinstance(outcome, CompletedRun) and not math.isfinite(outcome.val_bpb):
+            return _failed(request, Verdict.INVALID, "the score is not finite")
+        return outcome
+
+    def _request(self, entry: Entry, seed: int) -> RunRequest:
+        trace = entry.trace
+        assert isinstance(trace, TracedCandidate), "next_step runs traced candidates only"
+        return RunRequest(
+            identity=identity_of(trace, self._history.created, seed),
+            program=trace.program,
+            traced=trace.traced,
+            seed=seed,
+            budget=self._history.config.budget,
+            reference=self._reference(entry, seed),
+            wall_cap_seconds=wall_cap_seconds(self._history),
+            trace_seconds=trace.trace_seconds,
+            sandbox=trace.sandbox,
+        )
+
+    def _reference(self, entry: Entry, seed: int) -> str | None:
+        if entry.number == 0:
+            return None
+        runs = self._history.incumbent.experiment.runs
+        return next((run.identity for run in runs if run.seed == seed), None)
+
+    # Proposing
+
+    async def _ask(self, round_number: int, slots: int) -> Ending | None:
+        instructions = self._instructions()
+        request = ProposalRequested(
+            round=round_number,
+            slots=slots,
+            seed=round_seed(self._history.config, round_number),
+            instructions=text_fingerprint(instructions),
+        )
+        if self._history.request != request:
+            self._journal.record(request)
+        view = study_view(self._journal, self._workspace, self._executor, self._model_factory, request, instructions)
+        try:
+            proposals = await self._stop.obey(self._strategy.propose(view, slots), requests=1)
+        except (ProposalError, EditError) as error:
+            return self._no_proposal(round_number, str(error))
+        except (Interrupted, JaxresearchError):
+            raise
+        except Exception as error:
+            return self._no_proposal(round_number, f"the strategy raised {type(error).__name__}: {error}")
+        if not all(isinstance(each, Proposal) for each in proposals):
+            return self._no_proposal(round_number, "the strategy returned something other than proposals")
+        if not proposals:
+            return Ending("the strategy has nothing left to try", finished=True, interrupted=False)
+        self._journal.record(*self._accepted(round_number, proposals[:slots]))
+        return None
+
+    def _no_proposal(self, round_number: int, reason: str) -> None:
+        self._journal.record(ProposalFailed(round=round_number, reason=clean(reason)))
+
+    def _accepted(self, round_number: int, proposals: list[Proposal]) -> list[Event]:
+        """Events for a round's proposals: refusals first, then the experiments that it adds."""
+        distinct = [each for at, each in enumerate(proposals) if each not in proposals[:at]]
+        errors = [(each, proposal_error(self._history, each)) for each in distinct]
+        refused = [ProposalFailed(round=round_number, reason=error) for _, error in errors if error is not None]
+        good = [each for each, error in errors if error is None]
+        first = len(self._history.entries)
+        return [
+            *refused,
+            *(Proposed(round=round_number, number=first + at, proposal=each) for at, each in enumerate(good)),
+        ]
+
+
+def wall_cap_seconds(history: History) -> float:
+    """How long a run may train: `limits.train_seconds_factor` times what it should take.
+
+    That is the budget itself when the budget is in seconds, else what the baseline took on average; before the baseline
+    is known it is `limits.train_seconds`. Never below `MIN_WALL_CAP_SECONDS`.
+    """
+    limits, budget = history.config.limits, Budget.parse(history.config.budget)
+    runs = [run for run in history.baseline.experiment.runs if isinstance(run, CompletedRun)]
+    if budget.unit == "seconds":
+        expected = budget.amount
+    elif history.baseline.verdict is not None and runs:
+        expected = sum(run.train_seconds for run in runs) / len(runs)
+    else:
+        return limits.train_seconds
+    return max(MIN_WALL_CAP_SECONDS, limits.train_seconds_factor * expected)
+
+
+def _message(entry: Entry, proposal: Proposal) -> str:
+    """A commit's message. Its last line anchors the ledger: the hash of the event that proposed the experiment."""
+    return (
+        f"{proposal.hypothesis.strip() or 'No hypothesis'}\n\n"
+        f"Experiment: {entry.number}\nParent: {proposal.parent}\nLedger: {entry.anchor}"
+    )
+
+
+def _lost(request: RunRequest, reason: str) -> FailedRun:
+    return _failed(request, Verdict.INFRASTRUCTURE, reason)
+
+
+def _failed(request: RunRequest, verdict: Verdict, reason: str) -> FailedRun:
+    return FailedRun(
+        identity=request.identity,
+        verdict=verdict,
+        reason=reason,
+        seed=request.seed,
+        program=request.program,
+    )

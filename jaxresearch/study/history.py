@@ -1,0 +1,330 @@
+"""History: the events folded into what they mean. Every table, view and decision is computed from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from jaxresearch.config import StudyConfig
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.execution.base import TracedCandidate
+from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
+from jaxresearch.statistics.noise import NoiseFloor, noise_floor
+from jaxresearch.study.events import (
+    Checked,
+    Decided,
+    LLMCalled,
+    ProposalFailed,
+    ProposalRequested,
+    Proposed,
+    RunFinished,
+    RunStarted,
+    SessionStarted,
+    Stopped,
+    StudyCreated,
+    Traced,
+    TraceOutcome,
+)
+from jaxresearch.study.identity import ANY_SEED, identity_of
+from jaxresearch.study.ledger import StoredEvent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An experiment with what the laboratory knows about it beyond the public record.
+
+    time, anchor: when it was proposed, and that event's hash. tree: fingerprint of its candidate. key: identity of its
+    runs for any seed; empty without a program. running: the run that this session has handed out.
+    faults: infrastructure failures of its present step, in a row and in this session.
+    """
+
+    experiment: Experiment
+    time: float
+    anchor: str
+    trace: TraceOutcome | None = None
+    tree: str = ""
+    key: str = ""
+    running: RunStarted | None = None
+    faults: tuple[str, ...] = ()
+    decision: Decided | None = None
+
+    @property
+    def number(self) -> int:
+        return self.experiment.number
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return self.experiment.verdict
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a study has used. Accelerator seconds are compiling, training and scoring, infrastructure failures included;
+    shared runs cost nothing. Wall seconds are those of its sessions. `llm_cost_usd` leaves unpriced models out."""
+
+    accelerator_seconds: float = 0.0
+    train_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    llm_calls: int = 0
+    llm_tokens: int = 0
+    llm_cost_usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class History:
+    """A study up to one event. Made by `fold`, moved on by `apply`; the two agree.
+
+    entries: element i is experiment i, and 0 is the baseline. incumbent_number: the last kept experiment.
+    rounds: how many have ended. request: the round that is open, with its `checks` so far. traces: what tracing gave,
+    by candidate fingerprint. failed_proposals: in all, the last for `last_failure`.
+    proposal_streak, infrastructure_streak: failed proposals and lost experiments in a row, this session.
+    stopped: how the last session ended, None while one is going (or was killed).
+    """
+
+    created: StudyCreated
+    entries: tuple[Entry, ...]
+    seq: int
+    head: str
+    time: float
+    incumbent_number: int = 0
+    rounds: int = 0
+    request: ProposalRequested | None = None
+    checks: tuple[Checked, ...] = ()
+    calls_this_round: int = 0
+    traces: Mapping[str, TraceOutcome] = field(default_factory=dict)
+    failed_proposals: int = 0
+    last_failure: str = ""
+    proposal_streak: int = 0
+    infrastructure_streak: int = 0
+    sessions: int = 0
+    costs: Costs = Costs()
+    stopped: Stopped | None = None
+
+    @property
+    def config(self) -> StudyConfig:
+        return self.created.config
+
+    @property
+    def experiments(self) -> tuple[Experiment, ...]:
+        return tuple(entry.experiment for entry in self.entries)
+
+    @property
+    def baseline(self) -> Entry:
+        return self.entries[0]
+
+    @property
+    def incumbent(self) -> Entry:
+        return self.entries[self.incumbent_number]
+
+    @property
+    def contenders(self) -> tuple[Entry, ...]:
+        """All entries but the baseline."""
+        return self.entries[1:]
+
+    @property
+    def pending(self) -> Entry | None:
+        """The first experiment without a verdict."""
+        return next((entry for entry in self.entries if entry.verdict is None), None)
+
+    @property
+    def verdicts(self) -> dict[Verdict, int]:
+        """How often each verdict was given, the baseline not counted."""
+        counts = Counter(entry.verdict for entry in self.contenders)
+        return {verdict: counts[verdict] for verdict in Verdict}
+
+    @property
+    def noise(self) -> NoiseFloor | None:
+        """The noise floor, from the baseline's seeds.
+
+        Replicated contenders are not pooled in yet. They share the baseline's seeds, and scores on one seed move
+        together, so counting them as independent would claim more degrees of freedom than there are.
+        """
+        return noise_floor([list(self.baseline.experiment.scores.values())])
+
+    def known_run(self, identity: str) -> tuple[int, CompletedRun] | None:
+        """The completed run called `identity`, with the number of the experiment that it was made for."""
+        for entry in self.entries:
+            for run in entry.experiment.runs:
+                if isinstance(run, CompletedRun) and run.identity == identity:
+                    return entry.number, run
+        return None
+
+    def same_as(self, *, tree: str, key: str, before: int) -> Entry | None:
+        """The first experiment below number `before` with equal sources, or a program and values that make equal runs.
+
+        One that only the infrastructure failed was never tried, so it does not count. Duplicates point further back.
+        """
+        for entry in self.entries[:before]:
+            untried = entry.verdict in (Verdict.INFRASTRUCTURE, Verdict.DUPLICATE)
+            if not untried and ((tree and entry.tree == tree) or (key and entry.key == key)):
+                return entry
+        return None
+
+    def apply(self, stored: StoredEvent) -> History:
+        """The history one event later. Raises `JaxresearchError` when the event cannot follow."""
+        elapsed = 0.0 if isinstance(stored.event, SessionStarted) else max(0.0, stored.time - self.time)
+        costs = replace(self.costs, wall_seconds=self.costs.wall_seconds + elapsed)
+        moved = replace(self, seq=stored.seq, head=stored.hash, time=stored.time, costs=costs)
+        try:
+            return moved._with(stored)
+        except IndexError:
+            raise JaxresearchError(f"Event {stored.seq} speaks of an experiment that does not exist.") from None
+
+    def _with(self, stored: StoredEvent) -> History:
+        event = stored.event
+        match event:
+            case StudyCreated():
+                raise JaxresearchError(f"Event {stored.seq} creates the study a second time.")
+            case SessionStarted():
+                return self._with_session()
+            case ProposalRequested():
+                return replace(self, request=event, checks=(), calls_this_round=0)
+            case LLMCalled():
+                return self._with_call(event)
+            case Checked():
+                return replace(self, checks=(*self.checks, event), traces=self._traces_with(event.tree, event.trace))
+            case ProposalFailed():
+                return self._with_failed_proposal(event)
+            case Proposed():
+                return self._with_proposal(event, stored)
+            case Traced():
+                return self._with_trace(event)
+            case RunStarted():
+                return self._changed(event.number, running=event)
+            case RunFinished():
+                return self._with_run(event)
+            case Decided():
+                return self._with_decision(event)
+            case Stopped():
+                return replace(self, stopped=event)
+            case _:
+                assert_never(event)
+
+    def _with_session(self) -> History:
+        entries = tuple(
+            replace(entry, running=None, faults=()) if entry.verdict is None else entry for entry in self.entries
+        )
+        return replace(
+            self,
+            entries=entries,
+            sessions=self.sessions + 1,
+            stopped=None,
+            calls_this_round=0,
+            proposal_streak=0,
+            infrastructure_streak=0,
+        )
+
+    def _with_call(self, event: LLMCalled) -> History:
+        costs = replace(
+            self.costs,
+            llm_calls=self.costs.llm_calls + 1,
+            llm_tokens=self.costs.llm_tokens + tokens_of(event),
+            llm_cost_usd=self.costs.llm_cost_usd + float(event.record.get("cost_usd") or 0.0),
+        )
+        return replace(self, costs=costs, calls_this_round=self.calls_this_round + 1)
+
+    def _with_failed_proposal(self, event: ProposalFailed) -> History:
+        return replace(
+            self,
+            rounds=event.round + 1,
+            request=None,
+            checks=(),
+            calls_this_round=0,
+            failed_proposals=self.failed_proposals + 1,
+            last_failure=event.reason,
+            proposal_streak=self.proposal_streak + 1,
+        )
+
+    def _with_proposal(self, event: Proposed, stored: StoredEvent) -> History:
+        if event.number != len(self.entries):
+            raise JaxresearchError(f"Event {stored.seq} proposes experiment {event.number} out of turn.")
+        experiment = Experiment(number=event.number, parent=event.proposal.parent, proposal=event.proposal)
+        return replace(
+            self,
+            entries=(*self.entries, Entry(experiment, stored.time, stored.hash)),
+            rounds=event.round + 1,
+            request=None,
+            checks=(),
+            calls_this_round=0,
+            proposal_streak=0,
+        )
+
+    def _with_trace(self, event: Traced) -> History:
+        outcome = event.outcome
+        program, key = "", ""
+        if isinstance(outcome, TracedCandidate):
+            program, key = outcome.program, identity_of(outcome, self.created, ANY_SEED)
+        elif outcome.verdict is Verdict.INFRASTRUCTURE:
+            return self._published(event.number, commit=event.commit)._with_fault(event.number, outcome.reason)
+        moved = self._changed(event.number, trace=outcome, tree=event.tree, key=key, faults=())
+        moved = moved._published(event.number, commit=event.commit, program=program)
+        return replace(moved, traces=self._traces_with(event.tree, outcome))
+
+    def _with_run(self, event: RunFinished) -> History:
+        outcome = event.outcome
+        moved = self._changed(event.number, running=None)
+        if event.shared_from is None:
+            moved = replace(moved, costs=_costs_with(moved.costs, outcome))
+        if isinstance(outcome, FailedRun) and outcome.verdict is Verdict.INFRASTRUCTURE:
+            return moved._with_fault(event.number, outcome.reason)
+        runs = (*self.entries[event.number].experiment.runs, outcome)
+        return moved._changed(event.number, faults=())._published(event.number, runs=runs)
+
+    def _with_decision(self, event: Decided) -> History:
+        lost = event.verdict is Verdict.INFRASTRUCTURE
+        moved = self._changed(event.number, decision=event)
+        moved = moved._published(event.number, verdict=event.verdict, reason=event.reason)
+        return replace(
+            moved,
+            incumbent_number=event.number if event.verdict is Verdict.KEEP else self.incumbent_number,
+            infrastructure_streak=self.infrastructure_streak + 1 if lost else 0,
+        )
+
+    def _with_fault(self, number: int, reason: str) -> History:
+        return self._changed(number, faults=(*self.entries[number].faults, reason))
+
+    def _traces_with(self, tree: str, outcome: TraceOutcome | None) -> Mapping[str, TraceOutcome]:
+        """What is worth remembering: a timeout or an infrastructure failure might end otherwise the next time."""
+        passing = not isinstance(outcome, TracedCandidate) and (
+            outcome is None or outcome.verdict in (Verdict.TIMEOUT, Verdict.INFRASTRUCTURE)
+        )
+        return self.traces if passing or not tree or outcome is None else {**self.traces, tree: outcome}
+
+    def _changed(self, number: int, **changes: object) -> History:
+        entry = replace(self.entries[number], **changes)
+        return replace(self, entries=(*self.entries[:number], entry, *self.entries[number + 1 :]))
+
+    def _published(self, number: int, **changes: object) -> History:
+        return self._changed(number, experiment=self.entries[number].experiment.model_copy(update=changes))
+
+
+def fold(events: Iterable[StoredEvent]) -> History:
+    """The history of `events`, the first of which must have created the study."""
+    remaining = iter(events)
+    first = next(remaining, None)
+    if first is None or not isinstance(first.event, StudyCreated):
+        raise JaxresearchError("The ledger does not begin with the creation of a study.", fix="Restore it.")
+    baseline = Entry(Experiment(number=0, parent=None, proposal=None), first.time, first.hash)
+    history = History(created=first.event, entries=(baseline,), seq=first.seq, head=first.hash, time=first.time)
+    for stored in remaining:
+        history = history.apply(stored)
+    return history
+
+
+def tokens_of(event: LLMCalled) -> int:
+    """Tokens of one model request, both ways."""
+    return sum(int(event.record.get(name) or 0) for name in ("input_tokens", "output_tokens"))
+
+
+def _costs_with(costs: Costs, outcome: RunOutcome) -> Costs:
+    if isinstance(outcome, CompletedRun):
+        used = outcome.compile_seconds + outcome.train_seconds + outcome.eval_seconds
+    else:
+        used = outcome.total_seconds
+    return replace(
+        costs,
+        accelerator_seconds=costs.accelerator_seconds + used,
+        train_seconds=costs.train_seconds + outcome.train_seconds,
+    )

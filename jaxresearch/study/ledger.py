@@ -1,0 +1,191 @@
+"""The ledger: an append-only, hash-chained list of events in SQLite. It is the truth about a study."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.study.events import SCHEMA_VERSION, Event, decode, encode
+
+GENESIS = "0" * 64
+"""Stands where the first event's predecessor would."""
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    time REAL NOT NULL,
+    kind TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    hash TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TRIGGER events_are_not_updated BEFORE UPDATE ON events
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER events_are_not_deleted BEFORE DELETE ON events
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER events_follow_each_other BEFORE INSERT ON events
+    WHEN NEW.seq IS NOT (SELECT COALESCE(MAX(seq), 0) + 1 FROM events)
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+
+
+class LedgerError(JaxresearchError):
+    """The ledger cannot be read or written, or was changed by someone."""
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """An event in its place. `time` is in seconds since the epoch; `hash` chains it to all events before it."""
+
+    seq: int
+    time: float
+    hash: str
+    event: Event
+
+
+class Ledger:
+    """One study's events. `create` makes the file, `open` finds it; every method may raise `LedgerError`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._connection = connection
+        self._clock = clock
+
+    @classmethod
+    def create(cls, path: Path, *, clock: Callable[[], float] = time.time) -> Self:
+        """An empty ledger at `path`, which must not exist."""
+        if path.exists():
+            raise LedgerError(f"{path} exists already.")
+        with _clear_errors(path):
+            connection = _connect(path, "rwc")
+            connection.executescript(_TABLES)
+            connection.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
+        return cls(path, connection, clock)
+
+    @classmethod
+    def open(cls, path: Path, *, clock: Callable[[], float] = time.time) -> Self:
+        """The ledger at `path`. Refuses one that is missing, is no ledger, or was written by a newer schema."""
+        if not path.is_file():
+            raise LedgerError(f"There is no ledger at {path}.", fix="Give the folder of a study.")
+        with _clear_errors(path):
+            connection = _connect(path, "rw")
+            row = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+        version = row[0] if row else "missing"
+        if version != str(SCHEMA_VERSION):
+            connection.close()
+            raise LedgerError(
+                f"{path} has schema version {version}; this jaxresearch reads version {SCHEMA_VERSION}.",
+                fix="Use the version of jaxresearch that wrote it, or a newer one.",
+            )
+        return cls(path, connection, clock)
+
+    def append(self, *events: Event) -> tuple[StoredEvent, ...]:
+        """Add `events`, all or none, and return them in their places once they are on the disk."""
+        stored = []
+        with _clear_errors(self._path), self._transaction():
+            seq, head = self._last()
+            for event in events:
+                payload, now = encode(event), self._clock()
+                seq, head = seq + 1, _chain(head, event.kind, now, payload)
+                row = (seq, now, event.kind, payload, head)
+                self._connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", row)
+                stored.append(StoredEvent(seq, now, head, event))
+        return tuple(stored)
+
+    def read(self) -> Iterator[StoredEvent]:
+        """All events in order, each checked against the chain. Raises `LedgerError` at the first that does not fit."""
+        previous, expected = GENESIS, 1
+        with _clear_errors(self._path):
+            for seq, at, kind, payload, digest in self._rows():
+                if seq != expected:
+                    raise self._broken(expected, "is missing")
+                if _chain(previous, kind, at, payload) != digest:
+                    raise self._broken(seq, f"({kind}) was changed: its hash does not match")
+                yield StoredEvent(seq, at, digest, self._decoded(seq, kind, payload))
+                previous, expected = digest, seq + 1
+
+    def head(self) -> str:
+        """The hash of the last event: whoever knows it can tell that nothing before it was changed."""
+        with _clear_errors(self._path):
+            return self._last()[1]
+
+    def verify(self, anchors: Iterable[str] = ()) -> int:
+        """Check the file, the chain, and that each of `anchors` (hashes kept elsewhere) is still in it.
+
+        Returns the number of events. Raises `LedgerError` that names the first bad event. Anchors are what tells a
+        ledger that was cut short, or written anew with fresh hashes, from a whole one.
+        """
+        with _clear_errors(self._path):
+            (state,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if state != "ok":
+            raise LedgerError(f"{self._path} is damaged: {state.splitlines()[0]}.", fix="Restore it from a backup.")
+        hashes = {stored.hash for stored in self.read()}
+        lost = [anchor for anchor in anchors if anchor not in hashes]
+        if lost:
+            raise LedgerError(
+                f"{self._path} was cut short or rewritten: {len(lost)} hash(es) recorded outside it, "
+                f"such as {lost[0][:12]}, are not in it.",
+                fix="Restore it from a backup.",
+            )
+        return len(hashes)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _last(self) -> tuple[int, str]:
+        row = self._connection.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+        return row or (0, GENESIS)
+
+    def _rows(self) -> sqlite3.Cursor:
+        return self._connection.execute("SELECT seq, time, kind, payload, hash FROM events ORDER BY seq")
+
+    def _decoded(self, seq: int, kind: str, payload: str) -> Event:
+        try:
+            return decode(payload)
+        except ValueError as error:
+            raise self._broken(seq, f"({kind}) cannot be read") from error
+
+    def _broken(self, seq: int, what: str) -> LedgerError:
+        return LedgerError(f"{self._path}: event {seq} {what}.", fix="Restore the ledger from a backup.")
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _chain(previous: str, kind: str, at: float, payload: str) -> str:
+    return hashlib.sha256("\n".join((previous, kind, repr(at), payload)).encode()).hexdigest()
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """SQLite's errors as one line that says which file, what is wrong, and what to do."""
+    try:
+        yield
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such"):
+            raise LedgerError(
+                f"{path} cannot be used: {error}.", fix="Check the disk's space and permissions, then resume."
+            ) from error
+        raise LedgerError(f"{path} is damaged or no ledger: {error}.", fix="Restore it from a backup.") from error

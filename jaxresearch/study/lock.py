@@ -1,0 +1,53 @@
+"""One driver for each study: a lock that dies with its owner, and says who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jaxresearch.errors import JaxresearchError
+
+
+class StudyLocked(JaxresearchError):  # noqa: N818 - it is a state of the study, and reads so where it is caught
+    """Another process drives the study."""
+
+
+@contextmanager
+def sole_driver(path: Path, *, now: float) -> Iterator[None]:
+    """Hold the study's lock file `path`. Raises `StudyLocked`, naming the holder, when another process has it.
+
+    The kernel frees the lock when the owner ends, however it ends; what stands in the file only says who it was.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyLocked(
+                f"The study is being driven by {_holder(descriptor)}.", fix="Wait for it, or stop it first."
+            ) from None
+        _sign(descriptor, now)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sign(descriptor: int, now: float) -> None:
+    since = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+    text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        owner = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {int(owner['pid'])} on {owner['host']} since {owner['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,76 @@
+"""A session: everything that driving a study needs, put together from its configuration, and taken apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxresearch.config import StudyConfig
+from jaxresearch.data import Corpus, prepare
+from jaxresearch.execution.local import LocalExecutor
+from jaxresearch.sandbox import choose_sandbox
+from jaxresearch.strategy import make_strategy
+from jaxresearch.study.driver import Ending
+from jaxresearch.study.reporter import Reporter
+from jaxresearch.study.stopping import Stop, stop_on_signals
+from jaxresearch.study.study import Study
+from jaxresearch.subjects import load_subject
+
+OnPreparation = Callable[[str, float], None]
+
+
+def create_study(folder: Path, config: StudyConfig, *, instructions: str, on_preparation: OnPreparation) -> Study:
+    """A new study in `folder`, its corpus prepared. Settings that cannot work are refused before anything is made."""
+    from jaxresearch.llm import resolve_model
+
+    make_strategy(config.strategy.name, config.strategy.options)
+    resolve_model(config.llm.model)
+    subject = load_subject(config.subject.source, config.subject.hyperparameters)
+    corpus = _prepare(config, on_preparation)
+    return Study.create(
+        folder,
+        config,
+        subject,
+        corpus=corpus.fingerprint,
+        tokenizer=corpus.tokenizer_fingerprint,
+        instructions=instructions,
+    )
+
+
+async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_preparation: OnPreparation) -> Ending:
+    """Go on with `study` until it ends, or a first SIGINT or SIGTERM (finish the run) or a second (stop now).
+
+    llm: another model than the study's own, for this session. Raises `JaxresearchError` when the study cannot go on.
+    """
+    from jaxresearch.llm import laboratory_model, resolve_model
+
+    config = study.config
+    name = llm or config.llm.model
+    resolve_model(name)
+    strategy = make_strategy(config.strategy.name, config.strategy.options)
+    corpus = _prepare(config, on_preparation)
+    study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
+    sandbox = await choose_sandbox(config.sandbox.require)
+    executor = LocalExecutor.create(config, corpus, sandbox, programs=study.layout.programs, runs=study.layout.runs)
+    stop = Stop()
+    try:
+        with stop_on_signals(stop):
+            return await study.run(
+                executor,
+                strategy,
+                lambda record: laboratory_model(
+                    name,
+                    on_call=record,
+                    timeout_seconds=config.llm.timeout_seconds,
+                    max_output_tokens=config.llm.max_output_tokens,
+                    first_ordinal=study.history.costs.llm_calls,
+                ),
+                reporter,
+                stop,
+            )
+    finally:
+        await executor.close()
+
+
+def _prepare(config: StudyConfig, on_preparation: OnPreparation) -> Corpus:
+    return prepare(config.corpus.source, config.corpus.vocab_size, on_progress=on_preparation)

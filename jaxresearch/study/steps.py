@@ -1,0 +1,187 @@
+"""What to do next: a pure function of the history. To resume a study is to ask it again.
+
+The life of an experiment: proposed -> traced -> one run after another, as acceptance asks -> decided.
+The baseline is experiment 0; it runs with all seeds, and without a score of it there is no study.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from jaxresearch.execution.base import TraceFailure
+from jaxresearch.experiment import FailedRun, Verdict
+from jaxresearch.statistics.acceptance import Acceptance, Discard, Keep, RunSeed
+from jaxresearch.study.events import Decided
+from jaxresearch.study.history import Entry, History
+from jaxresearch.study.identity import run_seeds
+from jaxresearch.text import clean
+
+MAX_FAULTS = 3
+"""Attempts at a step that the infrastructure may lose: the first, and two retries."""
+MAX_LOST_EXPERIMENTS = 3
+"""Experiments in a row lost to infrastructure before the study stops."""
+MAX_FAILED_PROPOSALS = 5
+"""Rounds in a row without a proposal before the study stops."""
+
+
+@dataclass(frozen=True)
+class TraceCandidate:
+    """Commit and trace the candidate of experiment `number`."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class RunCandidate:
+    """Run experiment `number` with `seed`."""
+
+    number: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Decide:
+    """Record a verdict."""
+
+    decision: Decided
+
+
+@dataclass(frozen=True)
+class AskStrategy:
+    """Begin round `round`, or take it up again, for at most `slots` proposals."""
+
+    round: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The study has reached its end."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The study cannot go on; `fix` says what a person may do before resuming."""
+
+    reason: str
+    fix: str
+
+
+Step = TraceCandidate | RunCandidate | Decide | AskStrategy | Finish | GiveUp
+
+
+def next_step(history: History, acceptance: Acceptance, *, wall_seconds: float) -> Step:
+    """The one thing to do next. `wall_seconds` is what the study has used until now."""
+    entry = history.pending
+    if entry is not None and entry.number == 0:
+        return _baseline_step(history, entry)
+    if history.baseline.verdict is not Verdict.KEEP:
+        return _hopeless(
+            f"The baseline gave no score ({history.baseline.verdict}): {history.baseline.experiment.reason}"
+        )
+    if entry is not None:
+        return _contender_step(history, entry, acceptance)
+    return _round_step(history, wall_seconds)
+
+
+def _baseline_step(history: History, entry: Entry) -> Step:
+    if len(entry.faults) >= MAX_FAULTS:
+        return GiveUp(f"The baseline could not be run: {entry.faults[-1]}", "Repair that, then resume the study.")
+    if entry.trace is None:
+        return TraceCandidate(0)
+    if isinstance(entry.trace, TraceFailure):
+        return _verdict(entry, entry.trace.verdict, entry.trace.reason)
+    failed = _failed_run(entry)
+    if failed is not None:
+        return _verdict(entry, failed.verdict, _run_reason(failed))
+    missing = [seed for seed in run_seeds(history.config) if seed not in entry.experiment.scores]
+    if missing:
+        return RunCandidate(0, missing[0])
+    experiment = entry.experiment
+    spread = f" ± {experiment.sem:.4f}" if experiment.sem is not None else ""
+    return _verdict(
+        entry, Verdict.KEEP, f"the baseline: {experiment.val_bpb:.4f}{spread} bpb, {len(experiment.runs)} seeds"
+    )
+
+
+def _contender_step(history: History, entry: Entry, acceptance: Acceptance) -> Step:
+    if len(entry.faults) >= MAX_FAULTS:
+        return _verdict(entry, Verdict.INFRASTRUCTURE, f"lost {MAX_FAULTS} times: {entry.faults[-1]}")
+    if entry.trace is None:
+        return TraceCandidate(entry.number)
+    original = history.same_as(tree=entry.tree, key=entry.key, before=entry.number)
+    if original is not None:
+        return _duplicate(entry, original)
+    if isinstance(entry.trace, TraceFailure):
+        return _verdict(entry, entry.trace.verdict, entry.trace.reason)
+    failed = _failed_run(entry)
+    if failed is not None:
+        return _verdict(entry, failed.verdict, _run_reason(failed))
+    return _judged(history, entry, acceptance)
+
+
+def _judged(history: History, entry: Entry, acceptance: Acceptance) -> Step:
+    incumbent = history.incumbent
+    answer = acceptance.decide(entry.experiment.scores, incumbent.experiment.scores, history.noise)
+    match answer:
+        case RunSeed(seed=seed):
+            return RunCandidate(entry.number, seed)
+        case Keep():
+            verdict = Verdict.KEEP
+        case Discard():
+            verdict = Verdict.DISCARD
+        case _:
+            assert_never(answer)
+    decision = Decided(
+        number=entry.number,
+        verdict=verdict,
+        reason=answer.reason,
+        incumbent=incumbent.number,
+        difference=answer.difference,
+        p_value=answer.p_value,
+    )
+    return Decide(decision)
+
+
+def _round_step(history: History, wall_seconds: float) -> Step:
+    if history.infrastructure_streak >= MAX_LOST_EXPERIMENTS:
+        lost = history.entries[-1].experiment.reason
+        return GiveUp(f"{MAX_LOST_EXPERIMENTS} experiments in a row were lost: {lost}", "Repair that, then resume.")
+    if history.proposal_streak >= MAX_FAILED_PROPOSALS:
+        reason = f"{MAX_FAILED_PROPOSALS} rounds in a row gave no proposal: {history.last_failure}"
+        return GiveUp(reason, "Check the model and the strategy, then resume.")
+    config, remaining = history.config, history.config.experiments - len(history.contenders)
+    if remaining <= 0:
+        return Finish(f"all {config.experiments} experiments are done")
+    if config.max_seconds is not None and wall_seconds >= config.max_seconds:
+        return Finish(f"max_seconds: {config.max_seconds:g} s are used")
+    cost = history.costs.llm_cost_usd
+    if config.max_cost is not None and cost > 0 and cost >= config.max_cost:
+        return Finish(f"max_cost: ${cost:.4f} of ${config.max_cost:g} are used")
+    return AskStrategy(history.rounds, min(config.slots, remaining))
+
+
+def _verdict(entry: Entry, verdict: Verdict, reason: str) -> Decide:
+    return Decide(Decided(number=entry.number, verdict=verdict, reason=clean(reason)))
+
+
+def _duplicate(entry: Entry, original: Entry) -> Decide:
+    what = "sources" if entry.tree == original.tree else "program and values"
+    reason = f"same {what} as experiment {original.number} ({original.verdict})"
+    return Decide(Decided(number=entry.number, verdict=Verdict.DUPLICATE, reason=reason, same_as=original.number))
+
+
+def _failed_run(entry: Entry) -> FailedRun | None:
+    return next((run for run in entry.experiment.runs if isinstance(run, FailedRun)), None)
+
+
+def _run_reason(run: FailedRun) -> str:
+    at = f" at step {run.step}" if run.step is not None else ""
+    return f"{run.reason} (seed {run.seed}{at})"
+
+
+def _hopeless(reason: str) -> GiveUp:
+    return GiveUp(reason, "Repair the subject or the limits (see `jaxresearch train`), then start a new study.")

@@ -1,0 +1,179 @@
+"""Study: one search in its folder. Create it or open it, then run it; running again is resuming."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Self
+
+import yaml
+
+from jaxresearch.config import StudyConfig
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.execution.base import Executor
+from jaxresearch.proposal import Candidate
+from jaxresearch.statistics.acceptance import Acceptance, ReplicatedPairs
+from jaxresearch.strategy import Strategy
+from jaxresearch.study.driver import Driver, Ending
+from jaxresearch.study.events import StudyCreated
+from jaxresearch.study.history import History
+from jaxresearch.study.identity import candidate_fingerprint, text_fingerprint
+from jaxresearch.study.journal import Journal
+from jaxresearch.study.layout import StudyLayout, create_folder
+from jaxresearch.study.ledger import Ledger
+from jaxresearch.study.lock import sole_driver
+from jaxresearch.study.reporter import NullReporter, Reporter
+from jaxresearch.study.stopping import Stop
+from jaxresearch.study.view import ModelFactory, diff_of
+from jaxresearch.study.workspace import Workspace
+
+
+class Study:
+    """A study folder, open. Reading needs no lock; `run` takes it."""
+
+    def __init__(self, layout: StudyLayout, journal: Journal, workspace: Workspace, clock: Callable[[], float]) -> None:
+        self.layout = layout
+        self.workspace = workspace
+        self._journal = journal
+        self._clock = clock
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        config: StudyConfig,
+        subject: Candidate,
+        *,
+        corpus: str,
+        tokenizer: str,
+        instructions: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """A new study in `folder`, which must be absent or empty. It is there whole, or not at all.
+
+        subject: the baseline. corpus, tokenizer: fingerprints of what its runs are made on. instructions: the text of
+        program.md. Raises `JaxresearchError` in one line.
+        """
+        created = StudyCreated(
+            config=config,
+            subject=candidate_fingerprint(subject),
+            corpus=corpus,
+            tokenizer=tokenizer,
+            instructions=text_fingerprint(instructions),
+            jaxresearch=_version("jaxresearch"),
+            jax=_version("jax"),
+            python=platform.python_version(),
+        )
+
+        def fill(layout: StudyLayout) -> None:
+            layout.settings.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), "utf-8")
+            layout.instructions.write_text(instructions, "utf-8")
+            ledger = Ledger.create(layout.ledger, clock=clock)
+            (first,) = ledger.append(created)
+            ledger.close()
+            workspace, message = Workspace.create(layout.workspace), f"The baseline\n\nLedger: {first.hash}"
+            workspace.set_incumbent(workspace.commit(0, subject, None, message, when=first.time))
+
+        layout = create_folder(folder, fill)
+        return cls.open(layout.folder, clock=clock)
+
+    @classmethod
+    def open(cls, folder: Path, *, clock: Callable[[], float] = time.time) -> Self:
+        """The study in `folder`, its ledger's chain checked. Raises `JaxresearchError` in one line."""
+        layout = StudyLayout(folder.absolute())
+        if not layout.exists:
+            raise JaxresearchError(f"{folder} holds no study.", fix="Start one with `jaxresearch run --study DIR`.")
+        journal = Journal(Ledger.open(layout.ledger, clock=clock))
+        return cls(layout, journal, Workspace.open(layout.workspace), clock)
+
+    @property
+    def history(self) -> History:
+        """The study up to the last event that this process knows of."""
+        return self._journal.history
+
+    @property
+    def config(self) -> StudyConfig:
+        return self.history.config
+
+    def refresh(self) -> History:
+        """The history with what another process has added since."""
+        self._journal = Journal(self._journal.ledger)
+        return self.history
+
+    def diff(self, number: int) -> str:
+        """Unified diff of experiment `number` against its parent."""
+        return diff_of(self.history, self.workspace, number)
+
+    def candidate(self, number: int) -> Candidate:
+        """Sources and config of experiment `number`. Raises `JaxresearchError` when there is none."""
+        if not 0 <= number < len(self.history.entries) or not self.history.entries[number].experiment.commit:
+            raise JaxresearchError(
+                f"{self.layout.folder} has no experiment {number} with a commit.", fix="See `jaxresearch show STUDY`."
+            )
+        return self.workspace.candidate(self.history.entries[number].experiment.commit)
+
+    def check_corpus(self, *, corpus: str, tokenizer: str) -> None:
+        """Refuse another corpus or tokenizer than the study began with: scores could not be compared."""
+        created = self.history.created
+        for what, now, then in (("corpus", corpus, created.corpus), ("tokenizer", tokenizer, created.tokenizer)):
+            if now != then:
+                raise JaxresearchError(
+                    f"The {what} has changed since the study began: {now[:19]} instead of {then[:19]}.",
+                    fix="Restore it, or start a new study.",
+                )
+
+    def verify(self) -> int:
+        """Check the ledger's chain against itself and the workspace; the number of events. See `Ledger.verify`."""
+        return self._journal.ledger.verify(self.workspace.anchors())
+
+    async def run(
+        self,
+        executor: Executor,
+        strategy: Strategy,
+        model_factory: ModelFactory,
+        reporter: Reporter | None = None,
+        stop: Stop | None = None,
+        *,
+        acceptance: Acceptance | None = None,
+    ) -> Ending:
+        """Drive the study until it ends or `stop` is requested. Calling it again, in any process, goes on.
+
+        Raises `StudyLocked` when another process drives it, and `JaxresearchError` when it cannot go on as things are.
+        The caller closes `executor`.
+        """
+        rule = self.config.acceptance
+        with sole_driver(self.layout.lock, now=self._clock()):
+            self._journal = Journal(self._journal.ledger, reporter or NullReporter())
+            driver = Driver(
+                self._journal,
+                self.workspace,
+                executor=executor,
+                strategy=strategy,
+                model_factory=model_factory,
+                acceptance=acceptance or ReplicatedPairs(runs=rule.runs, alpha=rule.alpha),
+                instructions=self._instructions,
+                stop=stop or Stop(),
+                clock=self._clock,
+            )
+            return await driver.drive()
+
+    def close(self) -> None:
+        self._journal.ledger.close()
+
+    def _instructions(self) -> str:
+        try:
+            return self.layout.instructions.read_text("utf-8")
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise JaxresearchError(f"{self.layout.instructions} cannot be read: {error}.") from error
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,105 @@
+"""Summaries of a study for people and scripts: the object of `status --json`, and the rows of `export --format tsv`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from jaxresearch.experiment import CompletedRun, Experiment, Verdict
+from jaxresearch.study.history import Entry, History
+from jaxresearch.text import one_line
+
+TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
+"""Of autoresearch's results.tsv, in its order; its analysis notebook reads exactly these."""
+
+_TSV_STATUS = {
+    Verdict.KEEP: "keep",
+    Verdict.DISCARD: "discard",
+    Verdict.DUPLICATE: "discard",
+    Verdict.CRASH: "crash",
+    Verdict.INVALID: "crash",
+    Verdict.TIMEOUT: "crash",
+    Verdict.INFRASTRUCTURE: "crash",
+}
+
+
+def status_object(history: History, study: str) -> dict[str, Any]:
+    """What `run --json` and `status --json` print; `study` is the folder.
+
+    Figures that do not exist yet are None. `utilisation` is the share of the sessions' wall seconds that trained.
+    """
+    noise, costs, config, incumbent = history.noise, history.costs, history.config, history.incumbent
+    p_value = incumbent.decision.p_value if incumbent.decision is not None else None
+    return {
+        "study": study,
+        "strategy": config.strategy.name,
+        "llm": config.llm.model,
+        "experiments": sum(entry.verdict is not None for entry in history.contenders),
+        "verdicts": {str(verdict): count for verdict, count in history.verdicts.items()},
+        "baseline": _score(history.baseline.experiment),
+        "incumbent": {"experiment": incumbent.number, **_score(incumbent.experiment), "p_value": p_value},
+        "noise_floor": noise.sd_bpb if noise is not None else None,
+        "accelerator_seconds": costs.accelerator_seconds,
+        "wall_seconds": costs.wall_seconds,
+        "utilisation": costs.train_seconds / costs.wall_seconds if costs.wall_seconds > 0 else None,
+        "llm_cost_usd": costs.llm_cost_usd,
+        "llm_tokens": costs.llm_tokens,
+        "finished": history.stopped is not None and history.stopped.finished,
+        "planned_experiments": config.experiments,
+        "noise": asdict(noise) if noise is not None else None,
+        "llm_calls": costs.llm_calls,
+        "failed_proposals": history.failed_proposals,
+        "pending": history.pending.number if history.pending is not None else None,
+        "stopped": one_line(history.stopped.reason) if history.stopped is not None else None,
+        "events": history.seq,
+        "head": history.head,
+    }
+
+
+def tsv(history: History) -> str:
+    """The log as autoresearch writes it: a header, the baseline, then one row for each decided experiment."""
+    rows = (TSV_COLUMNS, *tsv_rows(history))
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+def tsv_rows(history: History) -> Iterator[tuple[str, ...]]:
+    """One row of `TSV_COLUMNS` for each experiment with a verdict.
+
+    Our verdicts become autoresearch's three. A duplicate shows the figures of what it repeats, so that a `discard`
+    never has the score of a crash, 0, in a search where lower is better.
+    """
+    for entry in history.entries:
+        if entry.verdict is not None:
+            yield _row(entry, _measured(history, entry))
+
+
+def _row(entry: Entry, measured: Entry) -> tuple[str, ...]:
+    status, experiment = _tsv_status(entry, measured), measured.experiment
+    crashed = status == "crash" or experiment.val_bpb is None
+    val_bpb = 0.0 if crashed else experiment.val_bpb
+    memory_gb = 0.0 if crashed else _peak_memory_bytes(experiment) / 2**30
+    description = one_line(entry.experiment.title) or "no description"
+    return (entry.experiment.commit[:7], f"{val_bpb:.6f}", f"{memory_gb:.1f}", status, description)
+
+
+def _tsv_status(entry: Entry, measured: Entry) -> str:
+    assert entry.verdict is not None
+    assert measured.verdict is not None
+    repeated = _TSV_STATUS[measured.verdict]
+    return repeated if repeated == "crash" else _TSV_STATUS[entry.verdict]
+
+
+def _measured(history: History, entry: Entry) -> Entry:
+    """The entry whose figures stand for `entry`'s."""
+    if entry.decision is None or entry.decision.same_as is None:
+        return entry
+    return history.entries[entry.decision.same_as]
+
+
+def _peak_memory_bytes(experiment: Experiment) -> int:
+    return max((run.peak_memory_bytes for run in experiment.runs if isinstance(run, CompletedRun)), default=0)
+
+
+def _score(experiment: Experiment) -> dict[str, Any]:
+    return {"val_bpb": experiment.val_bpb, "sem": experiment.sem, "runs": len(experiment.scores)}

@@ -1,0 +1,185 @@
+"""The builtin model: valid, deterministic, never twice the same, and it learns from the history."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from fake_study import SOURCE, FakeStudy
+
+from agents import choice
+from agents.builtin import BuiltinModel
+from agents.greedy import Greedy
+from agents.library import Idea
+from agents.researcher import find_problem
+from jaxresearch.llm import resolve_model
+from jaxresearch.proposal import Edit, Hyperparameter, Proposal
+from jaxresearch.strategy import ProposalError
+
+
+def _swap(search: str, replace: str):
+    def edits(files):
+        found = files.get("models/gpt.py", "").count(search) == 1
+        return [Edit(path="models/gpt.py", search=search, replace=replace)] if found else None
+
+    return edits
+
+
+IDEAS = (
+    Idea("gelu", "activation", 0.3, "gelu", _swap("relu(x) ** 2", "gelu(x)")),
+    Idea("silu", "activation", 0.3, "silu", _swap("relu(x) ** 2", "silu(x) ** 2")),
+    Idea("cube", "activation", 0.3, "cube", _swap("relu(x) ** 2", "relu(x) ** 3")),
+    Idea("post-norm", "norm", 0.3, "post", _swap("x + attention(norm(x))", "norm(x + attention(x))")),
+    Idea("gone", "norm", 0.9, "not in the source", _swap("not in the source", "x")),
+)
+
+
+@pytest.fixture(autouse=True)
+def library(monkeypatch):
+    monkeypatch.setattr(choice.choose, "__defaults__", (IDEAS,))
+
+
+def bowl(config, files) -> float:
+    """Best at batch 4, depth 4, lr 0.1, warmdown 0.8; silu helps, gelu hurts."""
+    score = 1.5 + 0.02 * (math.log(config["batch"] / 4) ** 2 + math.log(config["matrix_lr"] / 0.1) ** 2)
+    score += 0.01 * (config["depth"] - 4) ** 2 + 0.1 * (config["warmdown"] - 0.8) ** 2
+    return score - 0.02 * ("silu" in files["models/gpt.py"]) + 0.02 * ("gelu" in files["models/gpt.py"])
+
+
+def play(rounds: int, *, slots: int = 1, **options) -> FakeStudy:
+    study = FakeStudy(BuiltinModel(), **options)
+
+    async def rounds_of_greedy():
+        strategy = Greedy(Greedy.Options())
+        for _ in range(rounds):
+            view = study.view()
+            for proposal in await strategy.propose(view, slots):
+                assert find_problem(proposal, view) is None
+                study.add(proposal)
+
+    asyncio.run(rounds_of_greedy())
+    return study
+
+
+def proposals(study: FakeStudy) -> list[Proposal]:
+    return [each.proposal for each in study.experiments[1:]]
+
+
+def test_forty_rounds_never_repeat_and_find_the_bowl():
+    study = play(40, surface=bowl)
+    assert len(study.experiments) == 41
+    assert len({each.tag for each in proposals(study)}) == 40
+    assert len({(each.parent, str(each.config), each.edits) for each in proposals(study)}) == 40
+    assert study.score(study.incumbent) < 1.5 + 0.25 * (study.score(0) - 1.5)
+    assert "gone" not in {each.tag for each in proposals(study)}
+
+
+def test_equal_seeds_give_equal_studies_and_others_do_not():
+    first, second, other = (proposals(play(12, surface=bowl, seed=seed)) for seed in (1, 1, 2))
+    assert first == second
+    assert first != other
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_direction_that_helps_is_taken_more_often(seed):
+    def slope(config, files):
+        return 1.5 - 0.05 * math.log(config["matrix_lr"] / 0.04)
+
+    study = play(16, surface=slope, seed=seed)
+    moved = Counter(name for each in proposals(study) for name in each.config)
+    assert moved["matrix_lr"] >= 5
+    assert moved["matrix_lr"] == max(moved.values())
+    values = [each.config["matrix_lr"] for each in proposals(study) if list(each.config) == ["matrix_lr"]]
+    assert sum(after > before for before, after in itertools.pairwise(values)) >= len(values) // 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_does_not_go_back_over_ground_that_was_worse(seed):
+    study = play(30, surface=bowl, seed=seed)
+    left: dict[str, list[tuple[float, int]]] = {}
+    for each in study.experiments[1:]:
+        if len(each.proposal.config) != 1 or each.proposal.edits:
+            continue
+        ((name, value),) = each.proposal.config.items()
+        if isinstance(value, bool | str):
+            continue
+        assert all((value - place) * side > 0 for place, side in left.get(name, []))
+        before = {known.name: known.value for known in study.hyperparameters(each.parent)}[name]
+        if each.verdict == "keep":
+            left.setdefault(name, []).append((before, 1 if value > before else -1))
+    assert left
+
+
+def test_where_nothing_helps_it_still_varies():
+    study = play(40)
+    assert len({each.tag for each in proposals(study)}) == 40
+    families = Counter(name for each in proposals(study)[:20] for name in (each.config or {"edit": 0}))
+    assert max(families.values()) <= 8
+
+
+def test_slots_of_one_round_differ():
+    study = play(3, slots=5, surface=bowl)
+    assert len(proposals(study)) == 15
+    assert len({each.tag for each in proposals(study)}) == 15
+
+
+def test_a_refused_move_is_replaced_by_another():
+    study = FakeStudy(BuiltinModel())
+    refused: list[str] = []
+
+    def refuse_twice(proposal):
+        if len(refused) < 2:
+            refused.append(proposal.tag)
+            return "does not trace"
+        return None
+
+    study.problem = refuse_twice
+    (proposal,) = asyncio.run(Greedy(Greedy.Options()).propose(study.view(), 1))
+    assert len({*refused, proposal.tag}) == 3
+
+
+def test_one_bad_slot_does_not_lose_the_good_ones():
+    study = FakeStudy(BuiltinModel())
+    study.problem = lambda proposal: None if len(study.checked) == 1 else "does not trace"
+    assert len(asyncio.run(Greedy(Greedy.Options()).propose(study.view(), 3))) == 1
+    with pytest.raises(ProposalError):
+        asyncio.run(Greedy(Greedy.Options()).propose(study.view(), 3))
+
+
+def test_near_misses_are_combined():
+    def ripple(config, files):
+        return 1.5 - 0.001 * sum(word in files["models/gpt.py"] for word in ("silu", "norm(x + attention(x))"))
+
+    study = play(40, surface=ripple, margin=0.01)
+    assert "post-norm & silu" in {each.tag for each in proposals(study)}
+
+
+def test_gains_below_the_noise_are_no_near_misses():
+    study = play(40, surface=lambda config, files: 1.5 - 0.0001 * ("silu" in files["models/gpt.py"]), margin=0.01)
+    assert not any(" & " in each.tag for each in proposals(study))
+
+
+@pytest.mark.parametrize(("effect", "expected"), [(-0.001, [4]), (0.01, [1])])
+def test_a_number_goes_on_after_a_near_miss_and_turns_after_a_loss(effect, expected):
+    depth = Hyperparameter("size", 2, low=1, high=8)
+    tried = [choice.Tried(1, "discard", effect, "size=3", {"size": (2, 3)})]
+    assert choice.choose([depth], {}, tried, frozenset(), np.random.default_rng(0)).config["size"] in expected
+
+
+def test_it_says_what_it_is_and_costs_nothing():
+    model = resolve_model("builtin")
+    assert (model.system, model.model_name) == ("jaxresearch", "builtin")
+    assert BuiltinModel.__doc__.startswith("No language model: a library of edits and bounded numeric moves")
+    assert Greedy.__doc__.startswith("Builds every proposal on the incumbent")
+
+
+def test_it_reads_a_study_of_five_hundred_experiments():
+    study = FakeStudy(BuiltinModel(), files={"models/gpt.py": SOURCE})
+    for number in range(1, 501):
+        study.add(Proposal(parent=0, hypothesis="x", config={"matrix_lr": 0.01 + number * 1e-5}, tag=f"t{number}"))
+    (proposal,) = asyncio.run(Greedy(Greedy.Options()).propose(study.view(), 1))
+    assert find_problem(proposal, study.view()) is None

@@ -1,0 +1,213 @@
+"""The ledger: append-only, chained, clear about damage."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from fakes import SUBJECT, Clock, config, gain
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.study.events import (
+    Decided,
+    LLMCalled,
+    ProposalFailed,
+    Proposed,
+    SessionStarted,
+    Stopped,
+    StudyCreated,
+    decode,
+    encode,
+)
+from jaxresearch.study.identity import candidate_fingerprint
+from jaxresearch.study.ledger import GENESIS, Ledger, LedgerError
+from jaxresearch.study.lock import StudyLocked, sole_driver
+
+EVENTS = (
+    SessionStarted(pid=1, host="here"),
+    ProposalFailed(round=0, reason="\x1b[31m <script> \u202e"),
+    Proposed(round=1, number=1, proposal=gain(0.1)),
+    Stopped(reason="done", finished=True),
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def filled(path: Path) -> Path:
+    ledger = Ledger.create(path, clock=Clock())
+    ledger.append(*EVENTS)
+    ledger.close()
+    return path
+
+
+def tamper(path: Path, statement: str) -> None:
+    """Change the file as somebody would who has dropped the triggers."""
+    connection = sqlite3.connect(path)
+    for name in ("events_are_not_updated", "events_are_not_deleted", "events_follow_each_other"):
+        connection.execute(f"DROP TRIGGER {name}")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def test_events_come_back_as_they_were(filled: Path):
+    ledger = Ledger.open(filled)
+    stored = list(ledger.read())
+    assert tuple(each.event for each in stored) == EVENTS
+    assert [each.seq for each in stored] == [1, 2, 3, 4]
+    assert ledger.head() == stored[-1].hash
+    assert ledger.verify() == 4
+
+
+def test_an_empty_ledger_has_the_genesis_head(path: Path):
+    assert Ledger.create(path).head() == GENESIS
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_events_of_one_append_are_written_together_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch):
+    ledger = Ledger.create(path)
+    broken = Decided.model_construct(number=1, verdict=object(), reason="")
+    with pytest.raises(Exception, match="serializable"):
+        ledger.append(EVENTS[0], broken)
+    assert list(ledger.read()) == []
+    assert ledger.append(EVENTS[0])[0].seq == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET time = 0",
+        "DELETE FROM events",
+        "INSERT INTO events VALUES (9, 0, 'stopped', '{}', 'x')",
+        "INSERT OR REPLACE INTO events VALUES (2, 0, 'stopped', '{}', 'x')",
+    ],
+)
+def test_the_database_itself_refuses_changes(filled: Path, statement: str):
+    connection = sqlite3.connect(filled)
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("UPDATE events SET payload = replace(payload, 'script', 'stript') WHERE seq = 2", "event 2"),
+        ("UPDATE events SET time = time + 1 WHERE seq = 3", "event 3"),
+        ("UPDATE events SET kind = 'checked' WHERE seq = 4", "event 4"),
+        ("DELETE FROM events WHERE seq = 2", "event 2 is missing"),
+        ("DELETE FROM events WHERE seq = 1", "event 1 is missing"),
+    ],
+)
+def test_the_first_changed_event_is_named(filled: Path, statement: str, named: str):
+    tamper(filled, statement)
+    with pytest.raises(LedgerError, match=named):
+        Ledger.open(filled).verify()
+
+
+def test_a_ledger_cut_short_is_found_by_an_anchor(filled: Path):
+    anchor = Ledger.open(filled).head()
+    assert Ledger.open(filled).verify([anchor]) == 4
+    tamper(filled, "DELETE FROM events WHERE seq = 4")
+    assert Ledger.open(filled).verify() == 3
+    with pytest.raises(LedgerError, match="cut short"):
+        Ledger.open(filled).verify([anchor])
+
+
+def test_a_newer_schema_is_refused_in_one_line(filled: Path):
+    connection = sqlite3.connect(filled)
+    connection.execute("UPDATE meta SET value = '999'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(LedgerError, match="schema version 999") as caught:
+        Ledger.open(filled)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database at all, but long enough to look at" * 100])
+def test_a_file_that_is_no_ledger_is_one_clear_line(path: Path, content: bytes):
+    path.write_bytes(content)
+    with pytest.raises(LedgerError, match="is damaged or no ledger") as caught:
+        list(Ledger.open(path).read())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [10, 100, 4096, 5000, 8192, 12000])
+def test_a_truncated_file_is_one_clear_line(filled: Path, kept: int):
+    filled.write_bytes(filled.read_bytes()[:kept])
+    with pytest.raises(LedgerError) as caught:
+        Ledger.open(filled).verify()
+    assert "\n" not in str(caught.value)
+
+
+def test_flipped_bits_are_found(filled: Path):
+    whole = filled.read_bytes()
+    place = whole.index(b"script")
+    filled.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(LedgerError):
+        Ledger.open(filled).verify()
+
+
+def test_a_missing_ledger_is_one_clear_line(path: Path):
+    with pytest.raises(LedgerError, match="There is no ledger"):
+        Ledger.open(path)
+    assert not path.exists()
+
+
+def test_a_full_disk_is_one_clear_line_and_loses_nothing(filled: Path):
+    ledger = Ledger.open(filled)
+    (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
+    ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(LedgerError, match="full"):
+        ledger.append(ProposalFailed(round=1, reason="x" * 100_000))
+    assert Ledger.open(filled).verify() == 4
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(), json_values, max_size=4))
+def test_any_record_survives_the_round_trip(record: dict[str, object]):
+    event = LLMCalled(round=0, ordinal=0, record=record)
+    assert decode(encode(event)) == event
+    assert encode(decode(encode(event))) == encode(event)
+
+
+def test_the_configuration_survives_the_round_trip():
+    created = StudyCreated(
+        config=config(3, strategy={"name": "beam", "width": 4}, subject={"hyperparameters": {"depth": 2, "lr": 0.5}}),
+        subject=candidate_fingerprint(SUBJECT),
+        corpus="c",
+        tokenizer="t",
+        instructions="i",
+        jaxresearch="1",
+        jax="2",
+        python="3",
+    )
+    again = decode(encode(created))
+    assert again == created
+    assert again.config.strategy.options == {"width": 4}
+
+
+def test_two_drivers_are_refused_and_the_holder_is_named(tmp_path: Path):
+    import os
+
+    lock = tmp_path / "lock"
+    with sole_driver(lock, now=0.0), pytest.raises(StudyLocked) as caught, sole_driver(lock, now=1.0):
+        pass
+    assert f"process {os.getpid()} on " in str(caught.value)
+    assert "since 1970-01-01T00:00:00+00:00" in str(caught.value)
+    with sole_driver(lock, now=2.0):
+        pass
+    assert issubclass(StudyLocked, JaxresearchError)

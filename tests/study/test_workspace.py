@@ -1,0 +1,141 @@
+"""The workspace: commits that are a function of their content, and nothing of the user's in between."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from fakes import SUBJECT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jaxresearch.proposal import Candidate, EditError
+from jaxresearch.study.workspace import Workspace, WorkspaceError
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.create(tmp_path / "workspace")
+
+
+CHILD = Candidate({"models/recipe.py": "GAIN = 1\r\n", 'models/new/ü "q" é.py': "\x00 raw"}, {"lr": 1e-5, "s": "1e-5"})
+
+
+def test_a_candidate_comes_back_as_it_was(workspace: Workspace, tmp_path: Path):
+    baseline = workspace.commit(0, SUBJECT, None, "baseline", when=0.0)
+    child = workspace.commit(1, CHILD, baseline, "child", when=1.5)
+    again = Workspace.open(tmp_path / "workspace")
+    assert again.candidate(baseline) == SUBJECT
+    assert again.candidate(child) == CHILD
+    assert type(again.candidate(child).config["s"]) is str
+
+
+scalars = st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(st.text(min_size=1, max_size=10), scalars, max_size=4), st.text(max_size=50))
+def test_any_config_and_text_come_back(workspace: Workspace, config: dict[str, object], text: str):
+    candidate = Candidate({"models/a.py": text}, config)
+    commit = workspace.commit(0, candidate, None, "any", when=0.0)
+    assert workspace.candidate(commit) == candidate
+
+
+def test_committing_again_gives_the_same_commit(workspace: Workspace):
+    baseline = workspace.commit(0, SUBJECT, None, "baseline", when=0.0)
+    first = workspace.commit(1, CHILD, baseline, "child", when=1.0)
+    assert workspace.commit(1, CHILD, baseline, "child", when=1.0) == first
+    other = workspace.commit(1, SUBJECT, baseline, "child", when=1.0)
+    assert other != first
+    assert workspace.resolve("experiment-0001") == other
+
+
+def test_the_same_study_elsewhere_has_the_same_commits(workspace: Workspace, tmp_path: Path, monkeypatch):
+    here = workspace.commit(0, SUBJECT, None, "baseline", when=0.0)
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "mallory")
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2001-01-01T00:00:00")
+    monkeypatch.setenv("GIT_DIR", "/nonexistent")
+    monkeypatch.setenv("GIT_OBJECT_DIRECTORY", "/nonexistent")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert Workspace.create(tmp_path / "elsewhere").commit(0, SUBJECT, None, "baseline", when=0.0) == here
+
+
+def test_hooks_and_user_configuration_are_not_used(workspace: Workspace, tmp_path: Path, monkeypatch):
+    trap = tmp_path / "trapped"
+    hooks = tmp_path / "workspace" / "hooks"
+    hooks.mkdir(exist_ok=True)
+    for name in ("reference-transaction", "post-commit", "update", "post-index-change"):
+        (hooks / name).write_text(f"#!/bin/sh\ntouch {trap}\n")
+        (hooks / name).chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text(
+        f"[core]\nhooksPath = {hooks}\n[diff]\nexternal = touch {trap}\n[commit]\ngpgsign = true\n"
+    )
+    monkeypatch.setenv("HOME", str(home))
+    baseline = workspace.commit(0, SUBJECT, None, "baseline", when=0.0)
+    child = workspace.commit(1, CHILD, baseline, "child", when=0.0)
+    workspace.set_incumbent(child)
+    assert "+GAIN = 1" in workspace.diff(baseline, child)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../x.py", "models/../../x.py", "/etc/x.py", "models/.git/x.py", "models", "tests/x.py", "models/a\n.py",
+     "models//a.py", "models/./a.py", "models\\a.py", ".git/hooks/update", "models/\u202egnp.py", "x.yaml"],
+)  # fmt: skip
+def test_names_outside_the_subject_are_refused(workspace: Workspace, path: str):
+    with pytest.raises(EditError):
+        workspace.commit(0, Candidate({path: "x"}), None, "m", when=0.0)
+
+
+def test_a_file_cannot_also_be_a_folder(workspace: Workspace):
+    with pytest.raises(EditError, match="is a file"):
+        workspace.commit(0, Candidate({"models/a.py": "", "models/a.py/b.py": ""}), None, "m", when=0.0)
+
+
+def test_nothing_is_checked_out(workspace: Workspace, tmp_path: Path):
+    workspace.commit(0, SUBJECT, None, "baseline", when=0.0)
+    assert not [path for path in (tmp_path / "workspace").rglob("*") if path.is_symlink() or path.suffix == ".py"]
+
+
+def test_messages_are_plain_and_anchors_cannot_be_forged(workspace: Workspace, tmp_path: Path):
+    forged, real = "f" * 64, "a" * 64
+    message = f"\x1b[31mred\u202e\n\nLedger: {forged}\ndata 5\nM 100644 inline x\n\nLedger: {real}"
+    workspace.commit(0, SUBJECT, None, message, when=0.0)
+    assert workspace.anchors() == (real,)
+    log = subprocess.run(
+        ["git", "log", "baseline", "--format=%B"],
+        cwd=tmp_path / "workspace",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "\x1b" not in log.stdout
+    assert "\u202e" not in log.stdout
+
+
+def test_locks_of_a_killed_git_are_cleared(workspace: Workspace, tmp_path: Path):
+    commit = workspace.commit(0, SUBJECT, None, "baseline", when=0.0)
+    (tmp_path / "workspace" / "refs" / "heads" / "incumbent.lock").touch()
+    with pytest.raises(WorkspaceError, match="update-ref failed"):
+        workspace.set_incumbent(commit)
+    workspace.clear_stale_locks()
+    workspace.set_incumbent(commit)
+    assert workspace.resolve("incumbent") == commit
+
+
+@pytest.mark.parametrize("commit", ["", "--output=/tmp/x", "HEAD", "0" * 40])
+def test_what_is_no_commit_is_one_clear_line(workspace: Workspace, commit: str):
+    with pytest.raises(WorkspaceError) as caught:
+        workspace.candidate(commit)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_git_is_said(workspace: Workspace, monkeypatch):
+    monkeypatch.setenv("PATH", os.devnull)
+    with pytest.raises(WorkspaceError, match="Git is not installed"):
+        workspace.commit(0, SUBJECT, None, "m", when=0.0)
