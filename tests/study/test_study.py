@@ -88,7 +88,7 @@ def test_the_baseline_runs_on_all_seeds_first(bench: Bench):
     assert contender[0].wall_cap_seconds == pytest.approx(3 * 8.0)
 
 
-@pytest.mark.parametrize(("budget", "cap"), [("300s", 900.0), ("1s", 10.0)])
+@pytest.mark.parametrize(("budget", "cap"), [("300s", 900.0), ("1s", 60.0)])
 def test_a_budget_in_seconds_sets_the_wall_cap(bench: Bench, budget: str, cap: float):
     executor = FakeExecutor()
     bench.config = config(1, budget=budget)
