@@ -102,6 +102,10 @@ class ExecutionConfig(_Part):
 
     executor: Literal["local"] = Field(default="local", description="where runs happen")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a run; all cores when null")
+    devices: int = Field(default=1, ge=1, description="devices that one run is spread over")
+    fsdp: int | None = Field(
+        default=None, ge=1, description="devices that hold one state together; null chooses by its size"
+    )
     keep_awake_programs: int = Field(default=32, ge=1, description="programs after which a worker is replaced")
 
 

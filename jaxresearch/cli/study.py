@@ -32,6 +32,7 @@ from jaxresearch.errors import ConfigurationError
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A program.md: goals, taboos and ideas for the strategy.",
 )
+@click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
 @config_options
 @output_options
 def run(
@@ -45,6 +46,7 @@ def run(
     max_seconds: float | None,
     max_cost: float | None,
     folder: Path | None,
+    devices: int | None,
     instructions: Path | None,
     config_file: Path | None,
     settings: tuple[str, ...],
@@ -65,6 +67,7 @@ def run(
         slots=slots,
         max_seconds=max_seconds,
         max_cost=max_cost,
+        execution__devices=devices,
     )
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     with StageProgress(output) as progress:

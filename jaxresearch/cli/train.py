@@ -23,6 +23,7 @@ from jaxresearch.subjects import load_subject
 @click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")
 @click.option("--study", type=click.Path(path_type=Path), help="Run an experiment of this study, with its settings.")
 @click.option("--experiment", type=click.IntRange(0), help="Which one; the best kept when left out.")
+@click.option("--devices", type=click.IntRange(1), help="Devices that the run is spread over.")
 @config_options
 @output_options
 def train(
@@ -31,6 +32,7 @@ def train(
     corpus: str | None,
     study: Path | None,
     experiment: int | None,
+    devices: int | None,
     config_file: Path | None,
     settings: tuple[str, ...],
     output: Output,
@@ -39,13 +41,13 @@ def train(
     from jaxresearch.execution.single import train_once
 
     if study is not None:
-        if config_file or settings or corpus or budget:
-            raise click.UsageError("--study brings its own settings; leave --config, --set, --corpus and --budget out.")
+        if config_file or settings or corpus or budget or devices:
+            raise click.UsageError("--study brings its own settings; leave the others out.")
         config, candidate = _from_study(study, experiment)
     elif experiment is not None:
         raise click.UsageError("--experiment needs --study.")
     else:
-        config = make_config(config_file, settings, budget=budget, corpus__source=corpus)
+        config = make_config(config_file, settings, budget=budget, corpus__source=corpus, execution__devices=devices)
         candidate = load_subject(config.subject.source, config.subject.hyperparameters)
     with StageProgress(output) as progress:
         update = progress.update

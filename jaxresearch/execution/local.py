@@ -55,6 +55,8 @@ class LocalExecutor:
             evaluation_batch=config.evaluation.batch,
             unigram_bpb=unigram_bpb(corpus, config.context),
             threads=config.execution.threads,
+            devices=config.execution.devices,
+            fsdp=config.execution.fsdp,
             program_bytes=config.limits.program_bytes,
             constant_bytes=config.limits.constant_bytes,
             parameters=config.limits.parameters,

@@ -117,6 +117,7 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
         budget=request.budget,
         device=facts["device"],
         threads=facts["threads"],
+        devices=facts["devices"],
         jax=facts["jax"],
         sandbox=request.sandbox,
         flags=_flags(trained, scored, host.settings.unigram_bpb),
