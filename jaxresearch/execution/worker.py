@@ -21,8 +21,11 @@ from pydantic import BaseModel, ConfigDict
 
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.execution.base import RunProgress, RunRequest
+from jaxresearch.machine import physical_memory_bytes
 
 _KEPT_PROGRAMS = 4
+_USABLE_SHARE = 0.9
+"""Of the machine's memory, for a program on the CPU."""
 _PROGRESS_INTERVAL_SECONDS = 0.25
 
 
@@ -120,6 +123,8 @@ class _Worker:
         self.rows = evaluation_rows(
             self.corpus, settings.context, settings.evaluation_tokens, settings.evaluation_batch
         )
+        limit = (self.device.memory_stats() or {}).get("bytes_limit")
+        self.memory_bytes = int(limit or _USABLE_SHARE * physical_memory_bytes())
         self.compiled: OrderedDict[str, Any] = OrderedDict()
         self._last_progress = 0.0
 
