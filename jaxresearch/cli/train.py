@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from jaxresearch.cli.common import Output, config_options, make_config, output_options
-from jaxresearch.cli.live import RunDisplay, StageProgress
+from jaxresearch.cli.live import RunDisplay
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun
@@ -49,10 +49,8 @@ def train(
     else:
         config = make_config(config_file, settings, budget=budget, corpus__source=corpus, execution__devices=devices)
         candidate = load_subject(config.subject.source, config.subject.hyperparameters)
-    with StageProgress(output) as progress:
-        update = progress.update
-        with RunDisplay(output) as display:
-            outcome = asyncio.run(train_once(config, candidate, seed, update, display.update))
+    with RunDisplay(output) as display:
+        outcome = asyncio.run(train_once(config, candidate, seed, display.preparing, display.update))
     if not isinstance(outcome, CompletedRun):
         raise JaxresearchError(f"{outcome.verdict}: {outcome.reason}.", fix="Nothing was scored.")
     facts = outcome.model_dump(mode="json", exclude={"status"})
