@@ -28,12 +28,20 @@ def environment():
     return found
 
 
+def on_the_way_to_python(path):
+    """A virtual environment below someone's home leaves the names of the folders above it, and nothing in them."""
+    return any((prefix + "/").startswith(path + "/") for prefix in (sys.prefix, sys.base_prefix))
+
+
 def readable(*paths):
     found = []
     for path in paths:
         try:
-            os.listdir(path) if os.path.isdir(path) else open(path, "rb").close()
-            found.append(path)
+            if not os.path.isdir(path):
+                open(path, "rb").close()
+                found.append(path)
+            elif any(not on_the_way_to_python(os.path.join(path, name)) for name in os.listdir(path)):
+                found.append(path)
         except OSError:
             pass
     return found
@@ -160,7 +168,7 @@ def site_packages():
 
 TRIALS = {
     "environment": environment,
-    "home": lambda: readable(HOME_SECRET, os.path.dirname(HOME_SECRET), "/root/.ssh", "/home", "/work", "/etc/shadow"),
+    "home": lambda: readable(HOME_SECRET, os.path.dirname(HOME_SECRET), "/root/.ssh", "/home", "/srv", "/etc/shadow"),
     "data": lambda: readable(CORPUS),
     "repository": lambda: readable(*REPOSITORY),
     "tcp": lambda: connect(socket.SOCK_STREAM, ("127.0.0.1", TCP_PORT)),
