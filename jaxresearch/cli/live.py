@@ -72,6 +72,12 @@ class Display:
             self._output.note(text)
             self._said = text
 
+    def warn_of(self, sandbox: str) -> None:
+        """Say loudly that candidates are traced in a tier that stops no attacker."""
+        if sandbox != "bubblewrap":
+            text = f"WARNING: sandbox tier {sandbox}: a candidate's code can read your files and reach the network. "
+            self._output.progress.print(text + "Install bubblewrap; see `jaxresearch doctor`.", style="bold yellow")
+
     def clear(self) -> None:
         if self._task is not None:
             with contextlib.suppress(KeyError):
@@ -115,6 +121,7 @@ class StudyDisplay(Display):
             case Traced():
                 if history.sessions and event.number == 0 and isinstance(event.outcome, TracedCandidate):
                     self._line(f"baseline: {event.outcome.parameters:,} parameters", "bold", number=0)
+                    self.warn_of(event.outcome.sandbox)
                 self.show(f"trace {event.number}", "traced", None)
             case RunStarted():
                 self.show(f"run {event.number} {event.seed}", f"seed {event.seed}: starting", None)

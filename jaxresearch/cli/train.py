@@ -51,6 +51,8 @@ def train(
         candidate = load_subject(config.subject.source, config.subject.hyperparameters)
     with RunDisplay(output) as display:
         outcome = asyncio.run(train_once(config, candidate, seed, display.preparing, display.update))
+        if isinstance(outcome, CompletedRun):
+            display.warn_of(outcome.sandbox)
     if not isinstance(outcome, CompletedRun):
         raise JaxresearchError(f"{outcome.verdict}: {outcome.reason}.", fix="Nothing was scored.")
     facts = outcome.model_dump(mode="json", exclude={"status"})

@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from jaxresearch.cli import main
-from jaxresearch.data import Corpus
-from tests.data.texts import make_texts, write_jsonl
-from tests.laboratory import tiny_config
 
 
 @dataclass(frozen=True)
@@ -30,18 +26,6 @@ class Result:
     def json(self) -> dict[str, Any]:
         """Standard output as the one JSON object that it must be."""
         return json.loads(self.stdout)
-
-
-@pytest.fixture(scope="session")
-def config_file(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A YAML file of a study whose runs take a fraction of a second."""
-    folder = tmp_path_factory.mktemp("config")
-    text = write_jsonl(folder / "tiny.jsonl", make_texts(400))
-    settings = tiny_config(experiments=3).model_dump(mode="json", exclude_none=True)
-    settings["corpus"]["source"] = str(text)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
 
 
 @pytest.fixture
