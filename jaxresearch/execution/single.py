@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import default_cache_root, prepare
-from jaxresearch.errors import JaxresearchError
+from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, TraceFailure, run_identity
 from jaxresearch.execution.local import LocalExecutor
 from jaxresearch.experiment import RunOutcome
@@ -31,6 +31,8 @@ async def train_once(
     executor = LocalExecutor.create(config, corpus, sandbox, programs=root / "programs", runs=root / "runs")
     try:
         traced = await executor.trace(candidate)
+        if isinstance(traced, TraceFailure) and config.subject.hyperparameters and "ValueError" in traced.reason:
+            raise ConfigurationError(f"subject.hyperparameters: {traced.reason.removeprefix('ValueError: ')}")
         if isinstance(traced, TraceFailure):
             raise JaxresearchError(f"the subject gives no program: {traced.verdict}: {traced.reason}.")
         request = RunRequest(

@@ -114,6 +114,12 @@ def test_wrong_input_gets_one_clear_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_value_that_the_subject_refuses_is_a_wrong_configuration(command: Callable[..., Result], config_file: Path):
+    result = command("train", "--config", config_file, "--set", "subject.hyperparameters.depht=3")
+    assert result.status == 2
+    assert "subject.hyperparameters: depht" in result.stderr
+
+
 def test_an_error_with_json_is_still_one_object(command: Callable[..., Result]):
     result = command("train", "--budget", "soon", "--json")
     assert result.status == result.json["exit_status"] == 2
