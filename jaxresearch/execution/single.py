@@ -31,7 +31,7 @@ async def train_once(
     executor = LocalExecutor.create(config, corpus, sandbox, programs=root / "programs", runs=root / "runs")
     try:
         traced = await executor.trace(candidate)
-        if isinstance(traced, TraceFailure) and config.subject.hyperparameters and "ValueError" in traced.reason:
+        if isinstance(traced, TraceFailure) and any(name in traced.reason for name in config.subject.hyperparameters):
             raise ConfigurationError(f"subject.hyperparameters: {traced.reason.removeprefix('ValueError: ')}")
         if isinstance(traced, TraceFailure):
             raise JaxresearchError(f"the subject gives no program: {traced.verdict}: {traced.reason}.")
