@@ -126,7 +126,13 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
 
 
 def _batches(corpus: Corpus, seed: int) -> Callable[[int], Batches]:
-    return lambda length: Batches(corpus.rows("train", length), 1, seed)
+    def batches(length: int) -> Batches:
+        if corpus.manifest.splits["train"].tokens <= length:
+            reason = f"phases: seq_len {length} is longer than the training text"
+            raise TrainingFailedError(reason, step=0, seconds=0.0, curve=(), timeout=False)
+        return Batches(corpus.rows("train", length), 1, seed)
+
+    return batches
 
 
 def _judge_runtime_error(error: Exception, stage: str) -> tuple[Verdict, str]:

@@ -1,0 +1,75 @@
+"""The command line on a tiny laboratory: one configuration file, and commands as plain calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jaxresearch.cli import main
+from jaxresearch.data import Corpus
+from tests.data.texts import make_texts, write_jsonl
+from tests.laboratory import tiny_config
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Standard output as the one JSON object that it must be."""
+        return json.loads(self.stdout)
+
+
+@pytest.fixture(scope="session")
+def config_file(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YAML file of a study whose runs take a fraction of a second."""
+    folder = tmp_path_factory.mktemp("config")
+    text = write_jsonl(folder / "tiny.jsonl", make_texts(400))
+    settings = tiny_config(experiments=3).model_dump(mode="json", exclude_none=True)
+    settings["corpus"]["source"] = str(text)
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """`jaxresearch ARGUMENTS` in this process."""
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def process(cache_root: Path) -> Callable[..., subprocess.Popen]:
+    """`jaxresearch ARGUMENTS` in a process of its own, in a session of its own."""
+
+    def start(*arguments: object, **environment: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "jaxresearch", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "JAXRESEARCH_CACHE": str(cache_root), **environment},
+            start_new_session=True,
+        )
+
+    return start
