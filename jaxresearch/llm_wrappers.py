@@ -180,12 +180,19 @@ class RetryingModel(WrapperModel):
 class ReplayModel(Model):
     """Answers from recorded calls, in their order, with no key and no network.
 
-    Attempts that the ladder repeated are passed over; a recorded failure fails again.
+    Attempts that were made again later (the ladder's, and fatal ones that a resume followed) are passed over; a reply
+    that could not be used fails again. A fatal call with nothing after it is fatal again.
     """
 
     def __init__(self, calls: Iterable[LLMCall]) -> None:
         super().__init__()
-        self._calls = iter([call for call in calls if call.failure != "backoff"])
+        known = [call for call in calls if call.failure != "backoff"]
+        self._calls = [call for call in known[:-1] if call.failure != "fatal"] + known[-1:]
+
+    @property
+    def unused(self) -> int:
+        """How many recorded calls were not asked for yet."""
+        return len(self._calls)
 
     async def request(
         self,
@@ -193,16 +200,9 @@ class ReplayModel(Model):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        call = next(self._calls, None)
-        if call is None:
+        if not self._calls:
             raise FatalLLMError("replay: the strategy asks the model more often than the ledger has replies.")
-        if call.failure == "fatal":
-            raise FatalLLMError(call.error)
-        if call.failure == "proposal":
-            raise UnexpectedModelBehavior(call.error)
-        (response,) = ModelMessagesTypeAdapter.validate_json(call.response)
-        assert isinstance(response, ModelResponse)
-        return response
+        return _recorded_answer(self._calls.pop(0))
 
     @property
     def model_name(self) -> str:
@@ -211,3 +211,31 @@ class ReplayModel(Model):
     @property
     def system(self) -> str:
         return "jaxresearch"
+
+
+class ResumingModel(WrapperModel):
+    """Answers from the calls that a round which was cut off has recorded (they were paid for), then asks `wrapped`."""
+
+    def __init__(self, wrapped: Model, calls: Iterable[LLMCall]) -> None:
+        super().__init__(wrapped)
+        self._calls = [call for call in calls if call.failure not in ("backoff", "fatal")]
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        if self._calls:
+            return _recorded_answer(self._calls.pop(0))
+        return await self.wrapped.request(messages, model_settings, model_request_parameters)
+
+
+def _recorded_answer(call: LLMCall) -> ModelResponse:
+    if call.failure == "fatal":
+        raise FatalLLMError(call.error)
+    if call.failure == "proposal":
+        raise UnexpectedModelBehavior(call.error)
+    (response,) = ModelMessagesTypeAdapter.validate_json(call.response)
+    assert isinstance(response, ModelResponse)
+    return response

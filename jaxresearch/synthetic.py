@@ -153,9 +153,9 @@ class SyntheticStudy:
         problem = self.problem(self.candidates[number])
         if problem is not None and forced is None:
             return (), Verdict.CRASH, problem
-        if forced in (Verdict.DUPLICATE, Verdict.INFRASTRUCTURE):
+        if forced is Verdict.DUPLICATE or forced is Verdict.INFRASTRUCTURE:
             return (), forced, f"it is to be {forced}"
-        if forced not in (None, Verdict.KEEP, Verdict.DISCARD):
+        if forced is not None and forced not in (Verdict.KEEP, Verdict.DISCARD):
             failed = FailedRun(
                 identity=f"{number}", verdict=forced, reason="out of memory", seed=0, traceback="MemoryError: synthetic"
             )

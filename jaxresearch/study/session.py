@@ -42,7 +42,7 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
 
     llm: another model than the study's own, for this session. Raises `JaxresearchError` when the study cannot go on.
     """
-    from jaxresearch.llm import laboratory_model, resolve_model
+    from jaxresearch.llm import LLMCall, laboratory_model, resolve_model
 
     config = study.config
     model = resolve_model(
@@ -61,7 +61,12 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
             return await study.run(
                 executor,
                 strategy,
-                lambda record: laboratory_model(model, on_call=record, first_ordinal=study.history.costs.llm_calls),
+                lambda record: laboratory_model(
+                    model,
+                    on_call=record,
+                    first_ordinal=study.history.costs.llm_calls,
+                    recorded=[LLMCall.model_validate(call.record) for call in study.history.calls],
+                ),
                 reporter,
                 stop,
             )
