@@ -91,10 +91,12 @@ class LimitsConfig(_Part):
     evaluation_seconds: float = Field(default=600, gt=0, description="of scoring and auditing one run")
     train_seconds_factor: float = Field(default=3, gt=1, description="wall cap of a run, in baseline runs")
     train_seconds: float = Field(default=7200, gt=0, description="wall cap of a run before the baseline is known")
-    program_bytes: int = Field(default=16_000_000, gt=0, description="of a program's StableHLO")
+    program_bytes: int = Field(default=2_000_000, gt=0, description="of a program's StableHLO")
     constant_bytes: int = Field(default=65_536, ge=0, description="of all constants in a program")
     parameters: int = Field(default=1_000_000_000, gt=0, description="that the logits may read")
-    memory_bytes: int = Field(default=16_000_000_000, gt=0, description="address space of the tracing process")
+    memory_bytes: int = Field(
+        default=16_000_000_000, gt=0, description="address space of the tracing process; at most the machine's memory"
+    )
 
 
 class ExecutionConfig(_Part):
@@ -102,6 +104,10 @@ class ExecutionConfig(_Part):
 
     executor: Literal["local"] = Field(default="local", description="where runs happen")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a run; all cores when null")
+    devices: int = Field(default=1, ge=1, description="devices that one run is spread over")
+    fsdp: int | None = Field(
+        default=None, ge=1, description="devices that hold one state together; null chooses by its size"
+    )
     keep_awake_programs: int = Field(default=32, ge=1, description="programs after which a worker is replaced")
 
 

@@ -195,3 +195,18 @@ def test_a_worker_ends_with_a_driver_that_was_killed(laboratory):
         assert wait_for(lambda: not alive(worker), 10)
     os.close(reading)
     os.close(writing)
+
+
+def test_a_worker_that_died_idle_is_no_fault_of_the_next_program(laboratory, baseline):
+    worker = laboratory.runner.run(laboratory.executor._ready_worker())
+    os.kill(worker._process.pid, signal.SIGKILL)  # the driver has not noticed yet
+    assert isinstance(laboratory.run(baseline, seed=41), CompletedRun)
+
+
+def test_a_program_larger_than_the_memory_is_a_crash_with_sizes(laboratory):
+    """3 million hidden units for 16,384 tokens: XLA's plan says so, and nothing is allocated."""
+    huge = laboratory.traced(edited(config={"mlp_ratio": 100_000, "batch": 1024}))
+    outcome = laboratory.run(huge)
+    assert isinstance(outcome, FailedRun)
+    assert outcome.verdict is Verdict.CRASH
+    assert "out of memory: XLA plans" in outcome.reason

@@ -182,7 +182,7 @@ TRIALS = {
     "device modes": device_modes,
     "symlink": symlink,
     "site-packages": site_packages,
-    "write": lambda: write("/escape", "/etc/passwd", "/usr/lib/evil", "/root/evil", "/proc/sysrq-trigger"),
+    "write": lambda: write("/escape", "/etc/evil", "/usr/lib/evil", "/root/evil", "/proc/evil", "/sys/evil"),
     "namespaces": lambda: [ctypes.CDLL(None).unshare(flag) for flag in (0x10000000, 0x20000, 0x40000000)],
     "setuid": lambda: os.setuid(12345),
     "path": lambda: [entry for entry in sys.path if not entry or entry.startswith("/candidate") or entry == "/tmp"],
