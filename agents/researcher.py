@@ -23,7 +23,9 @@ from pydantic_ai import Agent, ModelRetry, RunContext, ToolOutput
 from pydantic_ai.usage import UsageLimits
 
 from agents.digest import clipped, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed
+from agents.space import values_of
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.experiment import Experiment, Verdict
 from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Note, Proposal, Scalar, apply, checked_path
 from jaxresearch.strategy import ProposalError, StudyView
 from jaxresearch.text import clean, one_line
@@ -277,7 +279,7 @@ def find_problem(proposal: Proposal, view: StudyView) -> str | None:
     return (
         _config_problem(proposal, hyperparameters, code_changes=candidate.files != parent.files)
         or _no_change(proposal, candidate, parent, hyperparameters)
-        or _repetition(proposal, view)
+        or _repetition(proposal, candidate, view)
     )
 
 
@@ -351,16 +353,25 @@ def _no_change(
     return None
 
 
-def _repetition(proposal: Proposal, view: StudyView) -> str | None:
+def _repetition(proposal: Proposal, candidate: Candidate, view: StudyView) -> str | None:
+    values = {each.name: each.value for each in view.hyperparameters(0)}
+    wanted = {**values, **candidate.config}
     for each in view.experiments:
         earlier = each.proposal
-        if earlier is None:
-            continue
-        if earlier.edits and earlier.edits == proposal.edits and earlier.config == proposal.config:
-            return f"Experiment {each.number} made exactly these changes ({each.verdict or 'pending'}). Try another."
-        if not proposal.edits and earlier == proposal.model_copy(update=_words(earlier)):
-            return f"Experiment {each.number} set exactly these values ({each.verdict or 'pending'}). Try another."
+        if each.verdict in (Verdict.INFRASTRUCTURE, Verdict.DUPLICATE):
+            continue  # the first was never tried, the second repeats one that stands before it
+        if earlier is not None and earlier.edits and earlier.edits == proposal.edits:
+            if earlier.config == proposal.config:
+                return f"Experiment {each.number} made exactly these changes ({_outcome(each)}). Try another."
+        elif earlier is not None and not proposal.edits and earlier == proposal.model_copy(update=_words(earlier)):
+            return f"Experiment {each.number} set exactly these values ({_outcome(each)}). Try another."
+        if values_of(view, each.number) == wanted and view.candidate(each.number).files == candidate.files:
+            return f"Experiment {each.number} had exactly this source and these values ({_outcome(each)}). Try another."
     return None
+
+
+def _outcome(experiment: Experiment) -> str:
+    return str(experiment.verdict or "pending")
 
 
 def _words(proposal: Proposal) -> dict[str, object]:

@@ -121,9 +121,11 @@ class SyntheticStudy:
         return self.problem(candidate)
 
     def same_as(self, candidate: Candidate) -> int | None:
-        """The first experiment with equal sources and values."""
+        """The first experiment with equal sources and values. One that the infrastructure lost was never tried."""
         wanted = self._values(candidate)
         for number, each in enumerate(self.candidates):
+            if self.experiments[number].verdict in (Verdict.INFRASTRUCTURE, Verdict.DUPLICATE):
+                continue
             if each.files == candidate.files and self._values(each) == wanted:
                 return number
         return None
