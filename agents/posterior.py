@@ -19,6 +19,7 @@ from jaxresearch.strategy import StudyView
 UNKNOWN_NOISE_BPB = 0.005
 """Taken for the deviation between seeds before it is known."""
 _PRIOR_DEGREES = 2.0
+_PRIOR_STEPS = 3
 _MEDIAN_OF_CHI_SQUARE = 0.455
 
 
@@ -91,12 +92,12 @@ def beliefs(view: StudyView) -> dict[int, Belief]:
 
 def _spread(view: StudyView, effects: dict[int, float | None], noise: float) -> float:
     """tau, from the median squared step so that a few disasters do not stretch it; never below half the noise."""
-    steps = []
+    steps = [_MEDIAN_OF_CHI_SQUARE * 2 * noise**2] * _PRIOR_STEPS  # before steps are known: about as large as noise
     for experiment in view.experiments[1:]:
         here, there = effects[experiment.number], effects.get(experiment.parent or 0)
         if here is not None and there is not None:
             steps.append((here - there) ** 2)
-    typical = statistics.median(steps) / _MEDIAN_OF_CHI_SQUARE if steps else noise**2
+    typical = statistics.median(steps) / _MEDIAN_OF_CHI_SQUARE
     return math.sqrt(max(typical - noise**2, noise**2 / 4))
 
 

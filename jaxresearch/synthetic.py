@@ -164,7 +164,7 @@ class SyntheticStudy:
             return (failed,), forced, failed.reason
         runs = [self._run(number, SEEDS[0])]
         best = self.experiments[self.incumbent].scores
-        if runs[0].val_bpb < best[SEEDS[0]]:
+        if forced is Verdict.KEEP or runs[0].val_bpb < best[SEEDS[0]]:
             runs += [self._run(number, seed) for seed in SEEDS[1:]]
         gains = [best[run.seed] - run.val_bpb for run in runs]
         better = len(runs) == len(SEEDS) and sum(gains) / len(gains) > 2 * PAIR_SD_BPB / math.sqrt(len(gains))
