@@ -96,24 +96,20 @@ def laboratory_model(
     max_output_tokens: int = 8192,
     first_ordinal: int = 0,
     backoff: Backoff | None = None,
-    recorded: Iterable[LLMCall] = (),
 ) -> Model:
     """The model called `name`, recording every attempt through `on_call` and retrying what may pass.
 
-    recorded: calls of a round that was cut off; they answer first, in their order, and are not recorded again.
 
     Resolve a name once and pass the model on where many of these are made: each resolved one has its own connections.
     `first_ordinal` is the number of calls that the ledger holds already. Raises `ConfigurationError` for a name that
     cannot be used here.
     """
-    from jaxresearch.llm_wrappers import Backoff, RecordingModel, ResumingModel, RetryingModel
+    from jaxresearch.llm_wrappers import Backoff, RecordingModel, RetryingModel
 
     if isinstance(name, str):
         name = resolve_model(name, timeout_seconds=timeout_seconds, max_output_tokens=max_output_tokens)
     recording = RecordingModel(name, on_call, first_ordinal=first_ordinal)
-    live = RetryingModel(recording, backoff or Backoff())
-    calls = list(recorded)
-    return ResumingModel(live, calls) if calls else live
+    return RetryingModel(recording, backoff or Backoff())
 
 
 def resolve_model(name: str, *, timeout_seconds: float = 120, max_output_tokens: int = 8192) -> Model:

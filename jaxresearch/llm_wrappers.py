@@ -177,6 +177,31 @@ class RetryingModel(WrapperModel):
             await self._backoff.sleep(wait)
 
 
+class FallingBackModel(WrapperModel):
+    """Asks each of `models` until one can answer: a fatal error of one is the next one's turn, for good.
+
+    Each is a laboratory model of its own, so every attempt stands in the ledger under the model that made it.
+    """
+
+    def __init__(self, models: Iterable[Model]) -> None:
+        self._models = list(models)
+        super().__init__(self._models[0])
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        while True:
+            try:
+                return await self._models[0].request(messages, model_settings, model_request_parameters)
+            except FatalLLMError:
+                if len(self._models) == 1:
+                    raise
+                self._models.pop(0)
+
+
 class ReplayModel(Model):
     """Answers from recorded calls, in their order, with no key and no network.
 

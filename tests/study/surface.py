@@ -16,6 +16,7 @@ from jaxresearch.config import StudyConfig
 from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate, TraceFailure
 from jaxresearch.experiment import RunOutcome, Verdict
 from jaxresearch.llm import LLMCall, laboratory_model, resolve_model
+from jaxresearch.llm_wrappers import ResumingModel
 from jaxresearch.proposal import Candidate
 from jaxresearch.strategy import Strategy
 from jaxresearch.study.stopping import Stop
@@ -74,7 +75,7 @@ def run_study(
     def factory(record) -> Model:
         recorded = [LLMCall.model_validate(call.record) for call in study.history.calls]
         ordinal = study.history.costs.llm_calls
-        return laboratory_model(answering, on_call=record, first_ordinal=ordinal, recorded=recorded)
+        return ResumingModel(laboratory_model(answering, on_call=record, first_ordinal=ordinal), recorded)
 
     asyncio.run(study.run(SurfaceExecutor(), strategy, factory, stop=stop))
     return study
