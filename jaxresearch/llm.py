@@ -99,7 +99,6 @@ def laboratory_model(
 ) -> Model:
     """The model called `name`, recording every attempt through `on_call` and retrying what may pass.
 
-
     Resolve a name once and pass the model on where many of these are made: each resolved one has its own connections.
     `first_ordinal` is the number of calls that the ledger holds already. Raises `ConfigurationError` for a name that
     cannot be used here.
