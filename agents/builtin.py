@@ -122,6 +122,8 @@ def _answer(conversation: _Conversation) -> ToolCallPart:
         "hypothesis": move.hypothesis,
         "expected_effect": _expectation(move, tried),
         "tag": move.tag,
+        "predicted_change": _median_gain(tried),
+        "confidence": round(move.promise, 4),
     }
     if move.config:
         arguments["config"] = dict(move.config)
@@ -131,6 +133,11 @@ def _answer(conversation: _Conversation) -> ToolCallPart:
 
 
 def _expectation(move: Move, tried: list[Tried]) -> str:
-    gains = sorted(each.effect for each in tried if each.helped and each.effect is not None)
-    size = f", the median gain of what was kept is {gains[len(gains) // 2]:+.4f}" if gains else ""
+    gain = _median_gain(tried)
+    size = f", the median gain of what was kept is {gain:+.4f}" if gain is not None else ""
     return f"Lower val_bpb; by prior and history a chance of {move.promise:.0%}{size}."
+
+
+def _median_gain(tried: list[Tried]) -> float | None:
+    gains = sorted(each.effect for each in tried if each.helped and each.effect is not None)
+    return gains[len(gains) // 2] if gains else None

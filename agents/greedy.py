@@ -9,6 +9,8 @@ return the proposals
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from agents.researcher import ask
 from jaxresearch.proposal import Proposal
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
@@ -24,15 +26,20 @@ class Greedy:
         self.options = options
 
     async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
-        parent = view.incumbent.number
-        proposals: list[Proposal] = []
-        for _ in range(slots):
-            try:
-                proposal = await ask(view, parent)
-            except ProposalError:
-                if proposals:
-                    break
-                raise
-            proposals.append(proposal)
-            view = view.with_pending(proposal)
-        return proposals
+        return await ask_in_turn(view, [view.incumbent.number] * slots)
+
+
+async def ask_in_turn(view: StudyView, parents: Iterable[int]) -> list[Proposal]:
+    """One proposal on each of `parents`, each seeing those before it. What could not be had ends the row, and raises
+    `ProposalError` only when it was the first."""
+    proposals: list[Proposal] = []
+    for parent in parents:
+        try:
+            proposal = await ask(view, parent)
+        except ProposalError:
+            if proposals:
+                break
+            raise
+        proposals.append(proposal)
+        view = view.with_pending(proposal)
+    return proposals

@@ -23,16 +23,30 @@ from pydantic_ai import Agent, ModelRetry, RunContext, ToolOutput
 from pydantic_ai.usage import UsageLimits
 
 from agents.digest import clipped, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed
+from agents.space import values_of
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Proposal, Scalar, apply, checked_path
+from jaxresearch.experiment import Experiment, Verdict
+from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Note, Proposal, Scalar, apply, checked_path
 from jaxresearch.strategy import ProposalError, StudyView
 from jaxresearch.text import clean, one_line
 
 REPAIRS = 2
 _SOURCE_CHARACTERS = 100_000
 _EDIT_CHARACTERS = 200_000
+_LESSONS = 5
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Lesson(BaseModel):
+    """What experiments taught."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    topic: Text = Field(description="a hyperparameter, a tag or a category; replaces an earlier lesson on it")
+    text: str = Field(default="", description="one sentence; empty retires the lesson on this topic")
+    experiments: list[int] = Field(default_factory=list, description="the experiments that support it")
+    helps: bool | None = Field(default=None, description="whether the topic helps, if that is the lesson")
 
 
 class _Change(BaseModel):
@@ -41,6 +55,9 @@ class _Change(BaseModel):
     hypothesis: Text = Field(description="what you change and why it should help, in one or two sentences")
     expected_effect: Text = Field(description="on val_bpb, such as -0.01, with your reason or confidence")
     tag: str = Field(default="", description="a short stable name of the idea, such as swiglu or lr-up")
+    predicted_change: float | None = Field(default=None, description="of val_bpb, in bits per byte, such as -0.01")
+    confidence: float | None = Field(default=None, description="chance that it is kept, from 0 to 1")
+    lessons: list[Lesson] = Field(default_factory=list, description="only where a notebook is shown to you")
 
 
 class ConfigChange(_Change):
@@ -220,6 +237,29 @@ def as_proposal(change: Change, view: StudyView, parent: int) -> Proposal:
         config={name: _typed(value, known[name]) if name in known else value for name, value in config.items()},
         edits=() if isinstance(change, ConfigChange) else tuple(change.edits),
         tag=one_line(change.tag, 80),
+        predicted_bpb=_finite(change.predicted_change),
+        confidence=_share(change.confidence),
+        notes=tuple(map(_as_note, change.lessons[:_LESSONS])),
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _share(value: float | None) -> float | None:
+    """`value` as a probability; 80 is taken for 80 %, and what cannot be one for none."""
+    if value is None or not 0 <= value <= 100:
+        return None
+    return value if value <= 1 else value / 100
+
+
+def _as_note(lesson: Lesson) -> Note:
+    return Note(
+        topic=one_line(lesson.topic, 80),
+        text=one_line(lesson.text, 240),
+        experiments=tuple(lesson.experiments[:20]),
+        helps=lesson.helps,
     )
 
 
@@ -239,7 +279,7 @@ def find_problem(proposal: Proposal, view: StudyView) -> str | None:
     return (
         _config_problem(proposal, hyperparameters, code_changes=candidate.files != parent.files)
         or _no_change(proposal, candidate, parent, hyperparameters)
-        or _repetition(proposal, view)
+        or _repetition(proposal, candidate, view)
     )
 
 
@@ -313,17 +353,29 @@ def _no_change(
     return None
 
 
-def _repetition(proposal: Proposal, view: StudyView) -> str | None:
+def _repetition(proposal: Proposal, candidate: Candidate, view: StudyView) -> str | None:
+    values = {each.name: each.value for each in view.hyperparameters(0)}
+    wanted = {**values, **candidate.config}
     for each in view.experiments:
         earlier = each.proposal
-        if earlier is None:
-            continue
-        if earlier.edits and earlier.edits == proposal.edits and earlier.config == proposal.config:
-            return f"Experiment {each.number} made exactly these changes ({each.verdict or 'pending'}). Try another."
-        if not proposal.edits and earlier == proposal.model_copy(update=_words(earlier)):
-            return f"Experiment {each.number} set exactly these values ({each.verdict or 'pending'}). Try another."
+        if each.verdict in (Verdict.INFRASTRUCTURE, Verdict.DUPLICATE):
+            continue  # the first was never tried, the second repeats one that stands before it
+        if earlier is not None and earlier.edits and earlier.edits == proposal.edits:
+            if earlier.config == proposal.config:
+                return f"Experiment {each.number} made exactly these changes ({_outcome(each)}). Try another."
+        elif earlier is not None and not proposal.edits and earlier == proposal.model_copy(update=_words(earlier)):
+            return f"Experiment {each.number} set exactly these values ({_outcome(each)}). Try another."
+        if values_of(view, each.number) == wanted and view.candidate(each.number).files == candidate.files:
+            return f"Experiment {each.number} had exactly this source and these values ({_outcome(each)}). Try another."
     return None
 
 
-def _words(proposal: Proposal) -> dict[str, str]:
-    return {name: getattr(proposal, name) for name in ("hypothesis", "expected_effect", "tag")}
+def _outcome(experiment: Experiment) -> str:
+    return str(experiment.verdict or "pending")
+
+
+def _words(proposal: Proposal) -> dict[str, object]:
+    return {
+        name: getattr(proposal, name)
+        for name in ("hypothesis", "expected_effect", "tag", "predicted_bpb", "confidence", "notes")
+    }

@@ -177,15 +177,15 @@ class RetryingModel(WrapperModel):
             await self._backoff.sleep(wait)
 
 
-class ReplayModel(Model):
-    """Answers from recorded calls, in their order, with no key and no network.
+class FallingBackModel(WrapperModel):
+    """Asks each of `models` until one can answer: a fatal error of one is the next one's turn, for good.
 
-    Attempts that the ladder repeated are passed over; a recorded failure fails again.
+    Each is a laboratory model of its own, so every attempt stands in the ledger under the model that made it.
     """
 
-    def __init__(self, calls: Iterable[LLMCall]) -> None:
-        super().__init__()
-        self._calls = iter([call for call in calls if call.failure != "backoff"])
+    def __init__(self, models: Iterable[Model]) -> None:
+        self._models = list(models)
+        super().__init__(self._models[0])
 
     async def request(
         self,
@@ -193,16 +193,41 @@ class ReplayModel(Model):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        call = next(self._calls, None)
-        if call is None:
+        while True:
+            try:
+                return await self._models[0].request(messages, model_settings, model_request_parameters)
+            except FatalLLMError:
+                if len(self._models) == 1:
+                    raise
+                self._models.pop(0)
+
+
+class ReplayModel(Model):
+    """Answers from recorded calls, in their order, with no key and no network.
+
+    Attempts that were made again later (the ladder's, and fatal ones that a resume followed) are passed over; a reply
+    that could not be used fails again. A fatal call with nothing after it is fatal again.
+    """
+
+    def __init__(self, calls: Iterable[LLMCall]) -> None:
+        super().__init__()
+        known = [call for call in calls if call.failure != "backoff"]
+        self._calls = [call for call in known[:-1] if call.failure != "fatal"] + known[-1:]
+
+    @property
+    def unused(self) -> int:
+        """How many recorded calls were not asked for yet."""
+        return len(self._calls)
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        if not self._calls:
             raise FatalLLMError("replay: the strategy asks the model more often than the ledger has replies.")
-        if call.failure == "fatal":
-            raise FatalLLMError(call.error)
-        if call.failure == "proposal":
-            raise UnexpectedModelBehavior(call.error)
-        (response,) = ModelMessagesTypeAdapter.validate_json(call.response)
-        assert isinstance(response, ModelResponse)
-        return response
+        return _recorded_answer(self._calls.pop(0))
 
     @property
     def model_name(self) -> str:
@@ -211,3 +236,31 @@ class ReplayModel(Model):
     @property
     def system(self) -> str:
         return "jaxresearch"
+
+
+class ResumingModel(WrapperModel):
+    """Answers from the calls that a round which was cut off has recorded (they were paid for), then asks `wrapped`."""
+
+    def __init__(self, wrapped: Model, calls: Iterable[LLMCall]) -> None:
+        super().__init__(wrapped)
+        self._calls = [call for call in calls if call.failure not in ("backoff", "fatal")]
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        if self._calls:
+            return _recorded_answer(self._calls.pop(0))
+        return await self.wrapped.request(messages, model_settings, model_request_parameters)
+
+
+def _recorded_answer(call: LLMCall) -> ModelResponse:
+    if call.failure == "fatal":
+        raise FatalLLMError(call.error)
+    if call.failure == "proposal":
+        raise UnexpectedModelBehavior(call.error)
+    (response,) = ModelMessagesTypeAdapter.validate_json(call.response)
+    assert isinstance(response, ModelResponse)
+    return response

@@ -44,6 +44,21 @@ class Edit(BaseModel):
     replace: Text
 
 
+class Note(BaseModel):
+    """A lesson that a strategy writes down with a proposal. The ledger is its notebook: it has no other memory.
+
+    topic: what it is about; a later note on the same topic replaces it, and one with an empty text retires it.
+    experiments: the numbers of those that support it. helps: whether the topic helps; None when that is not the point.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    topic: Text
+    text: Text = ""
+    experiments: tuple[int, ...] = ()
+    helps: bool | None = None
+
+
 class Proposal(BaseModel):
     """A hypothesis plus a config change, a code change, or both, on top of a parent."""
 
@@ -55,6 +70,13 @@ class Proposal(BaseModel):
     config: dict[Text, Scalar] = Field(default_factory=dict, description="hyperparameters to set")
     edits: tuple[Edit, ...] = ()
     tag: Text = Field(default="", description="a short stable name of the idea, if the proposer has one")
+    predicted_bpb: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="expected change of val_bpb against the parent; below 0 is better",
+    )
+    confidence: float | None = Field(default=None, ge=0, le=1, description="expected chance to be kept")
+    notes: tuple[Note, ...] = Field(default=(), description="lessons from earlier experiments")
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,10 @@ from jaxresearch.execution.base import Executor, RunProgress, RunRequest, Traced
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.proposal import Candidate, EditError, Proposal, apply
 from jaxresearch.statistics.acceptance import Acceptance
-from jaxresearch.strategy import ProposalError, Strategy
+from jaxresearch.strategy import Strategy
+from jaxresearch.study.asking import NOTHING_LEFT, events_of_round
 from jaxresearch.study.events import (
-    Event,
-    ProposalFailed,
     ProposalRequested,
-    Proposed,
     RunFinished,
     RunStarted,
     SessionStarted,
@@ -33,9 +31,8 @@ from jaxresearch.study.identity import candidate_fingerprint, identity_of, round
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.steps import AskStrategy, Decide, Finish, GiveUp, RunCandidate, TraceCandidate, next_step
 from jaxresearch.study.stopping import Interrupted, Stop
-from jaxresearch.study.view import ModelFactory, proposal_error, study_view, trace_once
+from jaxresearch.study.view import ModelFactory, study_view, trace_once
 from jaxresearch.study.workspace import Workspace
-from jaxresearch.text import clean
 
 MIN_WALL_CAP_SECONDS = 60.0
 """A run's wall cap is never below this: on a busy machine a short run can take many times its usual time."""
@@ -232,35 +229,12 @@ class Driver:
         if self._history.request != request:
             self._journal.record(request)
         view = study_view(self._journal, self._workspace, self._executor, self._model_factory, request, instructions)
-        try:
-            proposals = await self._stop.obey(self._strategy.propose(view, slots), requests=1)
-        except (ProposalError, EditError) as error:
-            return self._no_proposal(round_number, str(error))
-        except (Interrupted, JaxresearchError):
-            raise
-        except Exception as error:
-            return self._no_proposal(round_number, f"the strategy raised {type(error).__name__}: {error}")
-        if not all(isinstance(each, Proposal) for each in proposals):
-            return self._no_proposal(round_number, "the strategy returned something other than proposals")
-        if not proposals:
-            return Ending("the strategy has nothing left to try", finished=True, interrupted=False)
-        self._journal.record(*self._accepted(round_number, proposals[:slots]))
+        asking = self._stop.obey(self._strategy.propose(view, slots), requests=1)
+        events = await events_of_round(asking, self._history, request)
+        if not events:
+            return Ending(NOTHING_LEFT, finished=True, interrupted=False)
+        self._journal.record(*events)
         return None
-
-    def _no_proposal(self, round_number: int, reason: str) -> None:
-        self._journal.record(ProposalFailed(round=round_number, reason=clean(reason)))
-
-    def _accepted(self, round_number: int, proposals: list[Proposal]) -> list[Event]:
-        """Events for a round's proposals: refusals first, then the experiments that it adds."""
-        distinct = [each for at, each in enumerate(proposals) if each not in proposals[:at]]
-        errors = [(each, proposal_error(self._history, each)) for each in distinct]
-        refused = [ProposalFailed(round=round_number, reason=error) for _, error in errors if error is not None]
-        good = [each for each, error in errors if error is None]
-        first = len(self._history.entries)
-        return [
-            *refused,
-            *(Proposed(round=round_number, number=first + at, proposal=each) for at, each in enumerate(good)),
-        ]
 
 
 def wall_cap_seconds(history: History) -> float:

@@ -77,7 +77,8 @@ class History:
     """A study up to one event. Made by `fold`, moved on by `apply`; the two agree.
 
     entries: element i is experiment i, and 0 is the baseline. incumbent_number: the last kept experiment.
-    rounds: how many have ended. request: the round that is open, with its `checks` so far. traces: what tracing gave,
+    rounds: how many have ended. request: the round that is open, with its `checks` and model `calls` so far, those of
+    sessions that were cut off included. traces: what tracing gave,
     by candidate fingerprint. failed_proposals: in all, the last for `last_failure`.
     proposal_streak, infrastructure_streak: failed proposals and lost experiments in a row, this session.
     stopped: how the last session ended, None while one is going (or was killed).
@@ -92,7 +93,7 @@ class History:
     rounds: int = 0
     request: ProposalRequested | None = None
     checks: tuple[Checked, ...] = ()
-    calls_this_round: int = 0
+    calls: tuple[LLMCalled, ...] = ()
     traces: Mapping[str, TraceOutcome] = field(default_factory=dict)
     failed_proposals: int = 0
     last_failure: str = ""
@@ -180,7 +181,7 @@ class History:
             case SessionStarted():
                 return self._with_session()
             case ProposalRequested():
-                return replace(self, request=event, checks=(), calls_this_round=0)
+                return replace(self, request=event, checks=(), calls=())
             case LLMCalled():
                 return self._with_call(event)
             case Checked():
@@ -211,7 +212,6 @@ class History:
             entries=entries,
             sessions=self.sessions + 1,
             stopped=None,
-            calls_this_round=0,
             proposal_streak=0,
             infrastructure_streak=0,
         )
@@ -223,7 +223,7 @@ class History:
             llm_tokens=self.costs.llm_tokens + tokens_of(event),
             llm_cost_usd=self.costs.llm_cost_usd + float(event.record.get("cost_usd") or 0.0),
         )
-        return replace(self, costs=costs, calls_this_round=self.calls_this_round + 1)
+        return replace(self, costs=costs, calls=(*self.calls, event))
 
     def _with_failed_proposal(self, event: ProposalFailed) -> History:
         return replace(
@@ -231,7 +231,7 @@ class History:
             rounds=event.round + 1,
             request=None,
             checks=(),
-            calls_this_round=0,
+            calls=(),
             failed_proposals=self.failed_proposals + 1,
             last_failure=event.reason,
             proposal_streak=self.proposal_streak + 1,
@@ -247,7 +247,7 @@ class History:
             rounds=event.round + 1,
             request=None,
             checks=(),
-            calls_this_round=0,
+            calls=(),
             proposal_streak=0,
         )
 

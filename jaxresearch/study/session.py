@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import Corpus, prepare
 from jaxresearch.execution.local import LocalExecutor
+from jaxresearch.llm_mix import parse_llms
 from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.strategy import make_strategy
 from jaxresearch.study.driver import Ending
 from jaxresearch.study.reporter import Reporter
 from jaxresearch.study.stopping import Stop, stop_on_signals
 from jaxresearch.study.study import Study
+from jaxresearch.study.view import ModelFactory
 from jaxresearch.subjects import load_subject
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import Model
 
 OnPreparation = Callable[[str, float], None]
 
@@ -24,7 +32,8 @@ def create_study(folder: Path, config: StudyConfig, *, instructions: str, on_pre
     from jaxresearch.llm import resolve_model
 
     make_strategy(config.strategy.name, config.strategy.options)
-    resolve_model(config.llm.model)
+    for name in parse_llms(config.llm.model).models:
+        resolve_model(name)
     subject = load_subject(config.subject.source, config.subject.hyperparameters)
     corpus = _prepare(config, on_preparation)
     return Study.create(
@@ -42,14 +51,8 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
 
     llm: another model than the study's own, for this session. Raises `JaxresearchError` when the study cannot go on.
     """
-    from jaxresearch.llm import laboratory_model, resolve_model
-
     config = study.config
-    model = resolve_model(
-        llm or config.llm.model,
-        timeout_seconds=config.llm.timeout_seconds,
-        max_output_tokens=config.llm.max_output_tokens,
-    )
+    model_factory = _model_factory(study, llm or config.llm.model)
     strategy = make_strategy(config.strategy.name, config.strategy.options)
     corpus = _prepare(config, on_preparation)
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
@@ -61,12 +64,34 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
             return await study.run(
                 executor,
                 strategy,
-                lambda record: laboratory_model(model, on_call=record, first_ordinal=study.history.costs.llm_calls),
+                model_factory,
                 reporter,
                 stop,
             )
     finally:
         await executor.close()
+
+
+def _model_factory(study: Study, llm: str) -> ModelFactory:
+    """Makes each round's model of what `llm` names. The names are resolved here, once."""
+    from jaxresearch.llm import LLMCall, laboratory_model, resolve_model
+    from jaxresearch.llm_wrappers import FallingBackModel, ResumingModel
+
+    settings, mix = study.config.llm, parse_llms(llm)
+    bounds = {"timeout_seconds": settings.timeout_seconds, "max_output_tokens": settings.max_output_tokens}
+    resolved = {name: resolve_model(name, **bounds) for name in mix.models}
+
+    def of_round(record: Callable[[BaseModel], None]) -> Model:
+        history = study.history
+        recorded = [LLMCall.model_validate(call.record) for call in history.calls]
+        chain = [
+            laboratory_model(resolved[name], on_call=record, first_ordinal=history.costs.llm_calls)
+            for name in mix.turn(history.rounds).models
+        ]
+        model = FallingBackModel(chain) if len(chain) > 1 else chain[0]
+        return ResumingModel(model, recorded) if recorded else model
+
+    return of_round
 
 
 def _prepare(config: StudyConfig, on_preparation: OnPreparation) -> Corpus:

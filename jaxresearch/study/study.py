@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
@@ -23,7 +23,7 @@ from jaxresearch.study.history import History
 from jaxresearch.study.identity import candidate_fingerprint, text_fingerprint
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.layout import StudyLayout, create_folder
-from jaxresearch.study.ledger import Ledger
+from jaxresearch.study.ledger import Ledger, StoredEvent
 from jaxresearch.study.lock import sole_driver
 from jaxresearch.study.reporter import NullReporter, Reporter
 from jaxresearch.study.stopping import Stop
@@ -98,6 +98,16 @@ class Study:
     def config(self) -> StudyConfig:
         return self.history.config
 
+    @property
+    def rule(self) -> Acceptance:
+        """The rule of acceptance that the settings name."""
+        settings = self.config.acceptance
+        return ReplicatedPairs(runs=settings.runs, alpha=settings.alpha)
+
+    def events(self) -> Iterator[StoredEvent]:
+        """All events of the ledger in order, the chain checked on the way."""
+        return self._journal.ledger.read()
+
     def refresh(self) -> History:
         """The history with what another process has added since."""
         self._journal = Journal(self._journal.ledger)
@@ -144,7 +154,6 @@ class Study:
         Raises `StudyLocked` when another process drives it, and `JaxresearchError` when it cannot go on as things are.
         The caller closes `executor`.
         """
-        rule = self.config.acceptance
         with sole_driver(self.layout.lock, now=self._clock()):
             self._journal = Journal(self._journal.ledger, reporter or NullReporter())
             driver = Driver(
@@ -153,8 +162,8 @@ class Study:
                 executor=executor,
                 strategy=strategy,
                 model_factory=model_factory,
-                acceptance=acceptance or ReplicatedPairs(runs=rule.runs, alpha=rule.alpha),
-                instructions=self._instructions,
+                acceptance=acceptance or self.rule,
+                instructions=self.instructions,
                 stop=stop or Stop(),
                 clock=self._clock,
             )
@@ -163,7 +172,8 @@ class Study:
     def close(self) -> None:
         self._journal.ledger.close()
 
-    def _instructions(self) -> str:
+    def instructions(self) -> str:
+        """The text of program.md as it is now."""
         try:
             return self.layout.instructions.read_text("utf-8")
         except FileNotFoundError:

@@ -38,7 +38,7 @@ def study_view(
     noise = history.noise
 
     def record_call(record: BaseModel) -> None:
-        ordinal = journal.history.calls_this_round
+        ordinal = len(journal.history.calls)
         journal.record(LLMCalled(round=request.round, ordinal=ordinal, record=record.model_dump(mode="json")))
 
     return StudyView(

@@ -79,6 +79,12 @@ def test_a_finished_study_resumes_to_nothing_more(command: Callable[..., Result]
     assert (after["verdicts"], after["incumbent"]) == (before["verdicts"], before["incumbent"])
 
 
+def test_a_finished_study_replays_without_training(command: Callable[..., Result], finished: Path):
+    facts = command("replay", finished, "--json").json
+    assert facts["same"]
+    assert facts["proposals"] + 1 == facts["verdicts"]
+
+
 def test_a_folder_in_use_is_refused(command: Callable[..., Result], config_file: Path, finished: Path):
     result = command("run", "--config", config_file, "--study", finished)
     assert result.status == 1

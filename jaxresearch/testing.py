@@ -1,0 +1,216 @@
+"""The conformance kit: what any strategy must pass, ours or foreign. It takes seconds, and needs no key and no training.
+
+    from jaxresearch.testing import check_strategy
+
+    def test_my_strategy():
+        check_strategy(MyStrategy)
+
+It raises `ConformanceError`, an AssertionError that names the rule which was broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from jaxresearch.experiment import Verdict
+from jaxresearch.llm import LLMCall, laboratory_model, resolve_model
+from jaxresearch.proposal import EditError, Hyperparameter, Proposal, apply
+from jaxresearch.strategy import ProposalError, Strategy, StrategyOptions
+from jaxresearch.subjects import load_subject
+from jaxresearch.synthetic import SyntheticStudy
+
+ROUND_SECONDS = 60.0
+"""How long one round may take on a synthetic study with the builtin model."""
+MAX_FAILED_ROUNDS = 5
+_FATES = (Verdict.CRASH, Verdict.TIMEOUT, Verdict.INVALID, Verdict.INFRASTRUCTURE, Verdict.DUPLICATE, Verdict.DISCARD)
+
+
+class ConformanceError(AssertionError):
+    """A strategy broke a rule. The message says which one, and what it did."""
+
+
+def check_strategy(
+    factory: type[Strategy],
+    options: Mapping[str, Any] | None = None,
+    *,
+    llm: str = "builtin",
+    experiments: int = 20,
+) -> None:
+    """Run `factory` through all checks. options: its own, as under `strategy.*`. llm: must answer deterministically."""
+    given = dict(options or {})
+    check_options(factory, given)
+    plain = play(factory, given, llm=llm, experiments=experiments)
+    check_same_view_same_proposals(factory, given, plain, llm=llm, experiments=experiments)
+    check_replays(factory, given, plain, experiments=experiments)
+    play(factory, given, llm=llm, experiments=experiments, slots=3, seed=1)
+    check_survives_every_verdict(factory, given, llm=llm)
+    check_survives_only_failures(factory, given, llm=llm)
+
+
+def check_options(factory: type[Strategy], options: Mapping[str, Any]) -> None:
+    """`Options` is a `StrategyOptions` that takes its defaults, takes `options` and refuses unknown names."""
+    if not issubclass(factory.Options, StrategyOptions):
+        raise ConformanceError("Options must be a StrategyOptions.")
+    factory(factory.Options())
+    factory(factory.Options(**options))
+    try:
+        factory.Options.model_validate({"no_such_option": 1})
+    except ValidationError:
+        return
+    raise ConformanceError("Options accepts unknown names: keep extra='forbid'.")
+
+
+def check_same_view_same_proposals(
+    factory: type[Strategy], options: Mapping[str, Any], before: Played, *, llm: str, experiments: int
+) -> None:
+    """The same seed gives the same study, whatever global randomness does, with a new instance in each round."""
+    random.seed(12345)
+    np.random.seed(54321)  # what a strategy must not depend on
+    again = play(factory, options, llm=llm, experiments=experiments, renew=True)
+    _expect_same(before, again, "Asked again with a new instance and the same views, it proposes something else")
+
+
+def check_replays(factory: type[Strategy], options: Mapping[str, Any], before: Played, *, experiments: int) -> None:
+    """From the recorded replies of the model it makes the same proposals."""
+    again = play(factory, options, recorded=before.calls, experiments=experiments, renew=True)
+    _expect_same(before, again, "Replayed from the recorded replies, it proposes something else")
+
+
+def check_survives_every_verdict(factory: type[Strategy], options: Mapping[str, Any], *, llm: str) -> None:
+    """Every second experiment ends in another way; the strategy goes on and repeats nothing."""
+
+    def fate(number: int) -> Verdict | None:
+        return _FATES[number // 2 % len(_FATES)] if number % 2 else None
+
+    play(factory, options, llm=llm, experiments=2 * len(_FATES) + 2, seed=2, fate=fate)
+
+
+def check_survives_only_failures(factory: type[Strategy], options: Mapping[str, Any], *, llm: str) -> None:
+    """Nothing ever scores; the strategy goes on."""
+    play(factory, options, llm=llm, experiments=6, slots=2, seed=3, fate=lambda number: Verdict.CRASH)
+
+
+class Played:
+    """What a strategy did in a synthetic study: its proposals by round, and the model's recorded calls."""
+
+    def __init__(self, study: SyntheticStudy, calls: list[LLMCall]) -> None:
+        self.study = study
+        self.calls = calls
+        self.rounds: list[list[Proposal]] = []
+
+
+def play(
+    factory: type[Strategy],
+    options: Mapping[str, Any] | None = None,
+    *,
+    llm: str = "builtin",
+    recorded: list[LLMCall] | None = None,
+    experiments: int = 20,
+    slots: int = 1,
+    seed: int = 0,
+    renew: bool = False,
+    **settings: Any,
+) -> Played:
+    """A synthetic study with `factory`'s strategy, every round checked.
+
+    recorded: answer from these calls instead of from `llm`. renew: a new instance each round, as after a resume.
+    settings: of the `SyntheticStudy`. Raises `ConformanceError`.
+    """
+    from jaxresearch.llm import ReplayModel
+
+    calls: list[LLMCall] = []
+    model = (
+        ReplayModel(recorded) if recorded is not None else laboratory_model(resolve_model(llm), on_call=calls.append)
+    )
+    settings.setdefault("files", load_subject("gpt", {}).files)
+    played = Played(SyntheticStudy(model, seed=seed, **settings), calls)
+    asyncio.run(_play(played, factory, dict(options or {}), experiments, slots, renew))
+    return played
+
+
+async def _play(
+    played: Played, factory: type[Strategy], options: dict[str, Any], experiments: int, slots: int, renew: bool
+) -> None:
+    study, failed = played.study, 0
+    strategy = factory(factory.Options(**options))
+    while len(study.experiments) <= experiments:
+        study.rounds += 1
+        if renew:
+            strategy = factory(factory.Options(**options))
+        try:
+            proposals = await asyncio.wait_for(strategy.propose(study.view(), slots), ROUND_SECONDS)
+        except ProposalError as error:
+            failed += 1
+            if failed >= MAX_FAILED_ROUNDS:
+                raise ConformanceError(f"{failed} rounds in a row gave no proposal: {error}") from error
+            continue
+        except TimeoutError:
+            raise ConformanceError(f"A round took more than {ROUND_SECONDS:g} s.") from None
+        if not proposals:
+            if len(study.experiments) == 1:
+                raise ConformanceError("It has nothing to propose in a study that has only begun.")
+            return
+        failed = 0
+        _check_round(study, proposals, slots)
+        played.rounds.append(list(proposals))
+        for proposal in proposals:
+            study.add(proposal)
+
+
+def _check_round(study: SyntheticStudy, proposals: list[Proposal], slots: int) -> None:
+    if len(proposals) > slots:
+        raise ConformanceError(f"It made {len(proposals)} proposals for {slots} slots.")
+    made: list[tuple[Mapping[str, str], Mapping[str, Any]]] = []
+    for proposal in proposals:
+        if not isinstance(proposal, Proposal):
+            raise ConformanceError(f"It returned a {type(proposal).__name__}, not a Proposal.")
+        if not 0 <= proposal.parent < len(study.experiments):
+            raise ConformanceError(f"It builds on experiment {proposal.parent}, which is not there yet.")
+        try:
+            candidate = apply(proposal, study.candidates[proposal.parent])
+        except EditError as error:
+            raise ConformanceError(f"An edit does not apply: {error}") from error
+        same = study.same_as(candidate)
+        if same is not None:
+            raise ConformanceError(f"{proposal.hypothesis!r} repeats experiment {same}.")
+        values = {each.name: candidate.config.get(each.name, each.value) for each in study.hyperparameters}
+        if (candidate.files, values) in made:
+            raise ConformanceError(f"{proposal.hypothesis!r} comes twice in one round.")
+        made.append((candidate.files, values))
+        _check_values(study.hyperparameters, proposal)
+        if Proposal.model_validate_json(proposal.model_dump_json()) != proposal:
+            raise ConformanceError(f"{proposal.hypothesis!r} does not survive being written down.")
+
+
+def _check_values(hyperparameters: tuple[Hyperparameter, ...], proposal: Proposal) -> None:
+    known = {each.name: each for each in hyperparameters}
+    for name, value in proposal.config.items():
+        each = known.get(name)
+        if each is None:
+            if not proposal.edits:
+                raise ConformanceError(f"There is no hyperparameter {name!r}.")
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if type(value) is not type(each.value):
+            raise ConformanceError(f"{name} is a {type(each.value).__name__}, and {value!r} is not.")
+        if each.choices and value not in each.choices:
+            raise ConformanceError(f"{name} = {value!r} is none of its choices.")
+        outside = (each.low is not None and value < each.low) or (each.high is not None and value > each.high)  # type: ignore[operator]
+        if number and outside:
+            raise ConformanceError(f"{name} = {value} is outside its bounds, {each.low} to {each.high}.")
+
+
+def _expect_same(before: Played, again: Played, what: str) -> None:
+    for at, (first, second) in enumerate(zip(before.rounds, again.rounds, strict=False)):
+        if first != second:
+            raise ConformanceError(
+                f"{what}, first in round {at}: {second[0].hypothesis!r}, not {first[0].hypothesis!r}."
+            )
+    if len(before.rounds) != len(again.rounds):
+        raise ConformanceError(f"{what}: {len(again.rounds)} rounds, not {len(before.rounds)}.")

@@ -1,0 +1,137 @@
+"""Every strategy of ours passes the conformance kit, and the kit catches strategies that break its rules."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import tomllib
+
+import pytest
+
+from jaxresearch.experiment import Verdict
+from jaxresearch.proposal import Edit, Proposal
+from jaxresearch.strategy import StrategyOptions
+from jaxresearch.testing import ConformanceError, check_strategy, play
+from tests.laboratory import ROOT
+
+POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["jaxresearch.strategies"]
+
+
+def load(name: str):
+    module, _, attribute = POINTS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def test_all_strategies_are_registered_and_say_what_they_are():
+    wanted = {"greedy", "beam", "reflective", "independent", "random_search", "tpe", "cmaes", "hybrid"}
+    assert set(POINTS) == wanted
+    assert all(load(name).__doc__.splitlines()[0].endswith(".") for name in wanted)
+
+
+@pytest.mark.parametrize("name", sorted(POINTS))
+def test_it_conforms(name):
+    check_strategy(load(name), experiments=12)
+
+
+class _Base:
+    Options = StrategyOptions
+
+    def __init__(self, options):
+        self.options = options
+
+
+def batch(value: int, parent: int = 0, **more) -> Proposal:
+    return Proposal(parent=parent, hypothesis=f"batch {value}", config={"batch": value}, **more)
+
+
+class TooMany(_Base):
+    async def propose(self, view, slots):
+        return [batch(at + 1) for at in range(slots + 1)]
+
+
+class Repeats(_Base):
+    async def propose(self, view, slots):
+        return [batch(8)]
+
+
+class OutOfBounds(_Base):
+    async def propose(self, view, slots):
+        return [batch(1000 + len(view.experiments))]
+
+
+class Forgetful(_Base):
+    """Counts in itself what it should read off the view."""
+
+    calls = 0
+
+    async def propose(self, view, slots):
+        self.calls += 1
+        return [batch(self.calls)]
+
+
+class Gambler(_Base):
+    async def propose(self, view, slots):
+        free = set(range(1, 129)) - {each.proposal.config["batch"] for each in view.experiments[1:]}
+        return [batch(random.choice(sorted(free - {16})))]
+
+
+class Fragile(_Base):
+    """Takes every experiment to have a score."""
+
+    async def propose(self, view, slots):
+        worst = max(each.val_bpb for each in view.experiments)
+        return [batch(len(view.experiments), expected_effect=str(worst))]
+
+
+class BadEdit(_Base):
+    async def propose(self, view, slots):
+        return [Proposal(parent=0, hypothesis="e", edits=(Edit(path="models/recipe.py", search="~~", replace="x"),))]
+
+
+class Future(_Base):
+    async def propose(self, view, slots):
+        return [batch(8, parent=len(view.experiments))]
+
+
+class Lazy(_Base):
+    async def propose(self, view, slots):
+        return []
+
+
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        (TooMany, "2 proposals for 1 slots"),
+        (Repeats, "repeats experiment 1"),
+        (OutOfBounds, "outside its bounds"),
+        (Forgetful, "repeats experiment|something else"),
+        (Gambler, "something else"),
+        (BadEdit, "does not apply"),
+        (Future, "not there yet"),
+        (Lazy, "nothing to propose"),
+    ],
+)
+def test_the_kit_catches(faulty, message):
+    with pytest.raises(ConformanceError, match=message):
+        check_strategy(faulty, experiments=5)
+
+
+def test_the_kit_catches_a_strategy_that_a_crash_breaks():
+    with pytest.raises(TypeError):
+        check_strategy(Fragile, experiments=5)
+
+
+def test_independent_is_not_moved_by_outcomes():
+    same = play(load("independent"), experiments=8).rounds
+    assert play(load("independent"), experiments=8, surface=lambda values, files: 9.0).rounds == same
+    assert play(load("independent"), experiments=8, fate=lambda number: Verdict.CRASH).rounds == same
+    assert {proposal.parent for each in same for proposal in each} == {0}
+
+
+def test_numeric_strategies_stay_on_the_baseline_and_within_names():
+    for name in ("random_search", "tpe", "cmaes"):
+        rounds = play(load(name), {"names": ["matrix_lr", "batch"]}, experiments=8, slots=2).rounds
+        proposals = [proposal for each in rounds for proposal in each]
+        assert {proposal.parent for proposal in proposals} == {0}
+        assert {key for proposal in proposals for key in proposal.config} == {"matrix_lr", "batch"}
+        assert not any(proposal.edits for proposal in proposals)

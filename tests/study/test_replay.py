@@ -1,0 +1,180 @@
+"""Replay: an honest study is derived again to the last event; a ledger that was written anew is found out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic_ai.models.wrapper import WrapperModel
+from surface import run_study
+
+from agents.beam import Beam
+from agents.greedy import Greedy
+from agents.hybrid import Hybrid
+from agents.reflective import Reflective
+from agents.tpe import TPE
+from jaxresearch.cli.app import main
+from jaxresearch.llm import resolve_model
+from jaxresearch.study.events import Event, ProposalRequested, Proposed, encode
+from jaxresearch.study.ledger import Ledger
+from jaxresearch.study.replay import ReplayDifference, Replayed, replay
+from jaxresearch.study.stopping import Stop
+from jaxresearch.study.study import Study
+
+
+def replayed(folder: Path, strategy) -> Replayed:
+    study = Study.open(folder)
+    try:
+        return asyncio.run(replay(study, strategy))
+    finally:
+        study.close()
+
+
+@pytest.mark.parametrize(("factory", "slots"), [(Beam, 2), (Hybrid, 3), (Reflective, 1), (TPE, 2)])
+def test_every_decision_is_derived_again(tmp_path: Path, factory, slots: int):
+    study = run_study(tmp_path / "study", factory(factory.Options()), 7, slots=slots)
+    found = replayed(tmp_path / "study", factory(factory.Options()))
+    assert (found.proposals, found.verdicts) == (7, 8)
+    assert found.llm_calls == study.history.costs.llm_calls
+    assert found.runs >= 10
+    assert not found.open_round
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("replay") / "study"
+    run_study(folder, Greedy(Greedy.Options()), 5).close()
+    return folder
+
+
+@pytest.fixture
+def copied(recorded: Path, tmp_path: Path) -> Path:
+    shutil.copytree(recorded, tmp_path / "study")
+    return tmp_path / "study"
+
+
+def rewrite(folder: Path, change: Callable[[int, dict], None]) -> None:
+    """Change events as one would who also makes all hashes anew."""
+    path = folder / "ledger.sqlite"
+    ledger = Ledger.open(path)
+    stored = list(ledger.read())
+    ledger.close()
+    for old in folder.glob("ledger.sqlite*"):
+        old.unlink()
+    times = iter([each.time for each in stored])
+    fresh = Ledger.create(path, clock=lambda: next(times))
+    for each in stored:
+        facts = json.loads(encode(each.event))
+        change(each.seq, facts)
+        fresh.append(type(each.event).model_validate(facts))
+    fresh.close()
+
+
+def last_where(folder: Path, wanted: Callable[[Event], bool]) -> int:
+    ledger = Ledger.open(folder / "ledger.sqlite")
+    seqs = [stored.seq for stored in ledger.read() if wanted(stored.event)]
+    ledger.close()
+    return seqs[-1]
+
+
+def kept_instead(facts: dict) -> None:
+    facts["verdict"] = "keep" if facts["verdict"] == "discard" else "discard"
+
+
+def other_numbers(facts: dict) -> None:
+    facts["proposal"]["parent"] = 1 if facts["proposal"]["parent"] == 0 else 0
+
+
+def lucky(facts: dict) -> None:
+    facts["outcome"]["val_bpb"] -= 0.3 if facts["outcome"]["val_bpb"] > 1.2 else 0
+
+
+def other_reply(facts: dict) -> None:
+    facts["record"]["response"] = facts["record"]["response"].replace("propose_c", "propose_x")
+
+
+CHANGES = {
+    "decided": (kept_instead, "decided"),
+    "proposed": (other_numbers, "proposed"),
+    "run_finished": (lucky, "decided|run_started|run_finished"),
+    "llm_called": (other_reply, "proposed"),
+    "proposal_requested": (lambda facts: facts.update(seed=1), "proposal_requested"),
+    "traced": (lambda facts: facts.update(tree="sha256:0"), "traced"),
+    "checked": (lambda facts: facts.update(finding="no"), "checked"),
+    "run_started": (lambda facts: facts.update(seed=9), "run_started"),
+    "study_created": (lambda facts: facts["config"]["acceptance"].update(runs=2), "decided|run_started"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(CHANGES))
+def test_a_ledger_written_anew_is_found_out(copied: Path, kind: str):
+    change, named = CHANGES[kind]
+    target = last_where(copied, lambda event: event.kind == kind)
+    rewrite(copied, lambda seq, facts: change(facts) if seq == target else None)
+    with pytest.raises(ReplayDifference, match=rf"Replay differs at event \d+ \(({named})\)"):
+        replayed(copied, Greedy(Greedy.Options()))
+
+
+def test_rewriting_without_a_change_is_no_difference(copied: Path):
+    rewrite(copied, lambda seq, facts: None)
+    assert replayed(copied, Greedy(Greedy.Options())).proposals == 5
+
+
+def test_another_strategy_is_a_difference(recorded: Path):
+    with pytest.raises(ReplayDifference, match="proposed"):
+        replayed(recorded, TPE(TPE.Options()))
+
+
+def test_the_command(copied: Path, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(copied), "--json"])
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out)["proposals"] == 5
+    target = last_where(copied, lambda event: event.kind == "decided")
+    rewrite(copied, lambda seq, facts: kept_instead(facts) if seq == target else None)
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(copied)])
+    assert ended.value.code == 1
+    assert f"Replay differs at event {target} (decided)" in capsys.readouterr().err
+
+
+class Stopping(WrapperModel):
+    """Asks the session to stop at once in its n-th request, which then never comes back."""
+
+    def __init__(self, stop: Stop, at: int) -> None:
+        super().__init__(resolve_model("builtin"))
+        self.stop, self.at, self.requests = stop, at, 0
+
+    async def request(self, *arguments, **options):
+        self.requests += 1
+        if self.requests == self.at:
+            self.stop.request()
+            await asyncio.sleep(30)
+        return await super().request(*arguments, **options)
+
+
+@pytest.mark.parametrize("at", [2, 3, 6])
+def test_a_round_that_was_cut_off_does_not_pay_twice(tmp_path: Path, at: int):
+    strategy, stop = Greedy(Greedy.Options()), Stop()
+    whole = run_study(tmp_path / "whole", strategy, 4, slots=2)
+    model = Stopping(stop, at)
+    run_study(tmp_path / "cut", strategy, 4, slots=2, model=model, stop=stop).close()
+    model.at = -1
+    resumed = run_study(tmp_path / "cut", strategy, 4, model=model)
+    assert [each.proposal for each in resumed.history.experiments] == [
+        each.proposal for each in whole.history.experiments
+    ]
+    assert model.requests == whole.history.costs.llm_calls + 1  # the one that never came back
+    assert replayed(tmp_path / "cut", strategy).proposals == 4
+
+
+def test_rounds_and_proposals_are_counted_apart(tmp_path: Path):
+    study = run_study(tmp_path / "study", Greedy(Greedy.Options()), 4, slots=2)
+    events = [stored.event for stored in study.events()]
+    found = replayed(tmp_path / "study", Greedy(Greedy.Options()))
+    assert found.rounds == sum(isinstance(event, ProposalRequested) for event in events) == 2
+    assert found.proposals == sum(isinstance(event, Proposed) for event in events) == 4
