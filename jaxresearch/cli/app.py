@@ -20,6 +20,8 @@ _COMMANDS = {
     "resume": "study",
     "status": "show",
     "show": "show",
+    "report": "report",
+    "serve": "serve",
     "export": "export",
     "strategies": "listing",
     "subjects": "listing",

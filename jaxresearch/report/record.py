@@ -39,7 +39,15 @@ def _finite(value: Any) -> Any:
 
 
 def _clean_value(value: Any) -> Any:
-    return clean(value) if isinstance(value, str) else _finite(value)
+    match value:
+        case str():
+            return clean(value)
+        case dict():
+            return {clean(str(key)): _clean_value(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_clean_value(each) for each in value]
+        case _:
+            return _finite(value)
 
 
 Clean = Annotated[str, AfterValidator(clean)]
@@ -198,7 +206,7 @@ class StudyRecord(_Record):
     planned_experiments: int
     created_at: float
     updated_at: float
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], BeforeValidator(_clean_value)]
     instructions: Clean = Field(default="", description="program.md")
     versions: dict[str, Clean]
     fingerprints: dict[str, Clean]

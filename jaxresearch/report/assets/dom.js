@@ -29,6 +29,7 @@ const probability = (p) => (!known(p) ? '' : p < 0.0001 ? '< 0.0001' : p.toFixed
 
 function duration(seconds) {
   if (!known(seconds)) return '–';
+  if (seconds === 0) return '0 s';
   if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
   return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;

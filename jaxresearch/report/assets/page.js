@@ -37,7 +37,7 @@ function studyPage() {
   function refresh() {
     const { study } = state;
     const running = study.state === 'open' ? 'running, or was killed' : study.state;
-    head.replaceChildren(...[state.live ? h('p', null, h('a', { href: state.home }, '← all studies')) : null, h('h1', null, study.study),
+    head.replaceChildren(...[state.live ? h('p', null, h('a', { href: state.home }, '← all studies')) : null, h('h1', { title: study.study }, folderName(study.study)),
       h('p', { class: 'muted' }, `${study.strategy} with ${study.llm} · ${study.budget} a run · begun ${when(study.created_at)} · ${running}${study.stopped ? `: ${shorten(study.stopped, 200)}` : ''} `, connection), tiles].filter(Boolean));
     tiles.replaceChildren(...overview(state));
     parts.kept.replaceChildren(...keptTable(state));
@@ -94,6 +94,8 @@ function indexPage() {
   app.replaceChildren(h('header', { class: 'top' }, h('h1', null, 'Studies'), h('p', { class: 'muted' }, `${state.folder} `, connection)), h('main', { id: 'experiments' }, cards, empty));
   listen(`${state.home}events`, connection, (news) => { state.studies = news.studies; show(); });
 }
+
+const folderName = (path) => path.replace(/\/+$/, '').split('/').pop() || path;
 
 function listen(url, badge, onNews) {
   const source = new EventSource(url);

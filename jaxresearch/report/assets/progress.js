@@ -99,22 +99,25 @@ function progressRange(scored, kept, sd, whole) {
   return [low - pad, high + pad];
 }
 
-// The largest steps get their words first; one that would run into another keeps its dot and its tip only.
+// Words go to the left of a keep: below a line that only falls there is room. The largest steps choose first; one whose
+// words would run into others keeps its dot and its tip only.
 function label(svg, kept, x, y, box, narrow) {
-  const placed = [];
-  const size = (row) => (row.number === 0 ? Infinity : Math.abs(row.difference || 0));
+  const taken = [], size = (row) => (row.number === 0 ? Infinity : Math.abs(row.difference || 0));
+  const overlaps = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  const line = kept.map((row, index) => ({ left: x(row.number) - 2, right: index + 1 < kept.length ? x(kept[index + 1].number) + 2 : box.right, top: y(row) - 2, bottom: y(row) + 2 }))
+    .concat(kept.map((row) => ({ left: x(row.number) - 6, right: x(row.number) + 6, top: y(row) - 6, bottom: y(row) + 6 })));
   for (const row of [...kept].sort((a, b) => size(b) - size(a))) {
-    const px = x(row.number) + 5, py = y(row) - 9;
-    const words = row.number === 0 ? 'baseline' : narrow ? `#${row.number}` : `#${row.number} ${shorten(row.title, 34)}`;
-    const slope = narrow ? 0 : 0.5;
-    const reach = Math.min(words.length * 6, 230) * Math.cos(Math.atan(slope));
-    const across = (other) => Math.abs((py - other.py) + slope * (px - other.px));
-    const free = placed.every((other) => px > other.px + other.reach || other.px > px + reach || across(other) > 15);
-    const flip = px + reach > box.right + 4;
-    if (!free || placed.length > 24) continue;
-    placed.push({ px, py, reach });
-    const turn = narrow ? '' : `rotate(${flip ? 26 : -26} ${px} ${py})`;
-    svg.append(s('text', { x: flip ? px - 8 : px, y: py, transform: turn, 'text-anchor': flip ? 'end' : 'start', 'font-size': 11,
-      'paint-order': 'stroke', stroke: 'var(--bg)', 'stroke-width': 3, 'stroke-linejoin': 'round' }, words));
+    for (const words of [`#${row.number} ${shorten(row.title, narrow ? 22 : 44)}`, `#${row.number}`]) {
+      const text = row.number === 0 ? 'baseline' : words, wide = text.length * 5.9 + 4;
+      const px = x(row.number), py = y(row);
+      const places = row.number === 0 ? [[px + 4, py - 10, 'start']] : [[px - 9, py + 5, 'end'], [px - 5, py + 17, 'end'], [px + 7, py + 17, 'start'], [px + 4, py + 30, 'start']];
+      const place = places.map(([left, base, anchor]) => ({ at: left, base, anchor, left: anchor === 'end' ? left - wide : left, right: anchor === 'end' ? left : left + wide, top: base - 10, bottom: base + 3 }))
+        .find((each) => each.left > box.left && each.right < box.right + 4 && each.bottom < box.bottom && ![...taken, ...line].some((other) => overlaps(each, other)));
+      if (!place) continue;
+      taken.push(place);
+      svg.append(s('text', { x: place.at, y: place.base, 'text-anchor': place.anchor, 'font-size': 11,
+        'paint-order': 'stroke', stroke: 'var(--bg)', 'stroke-width': 3, 'stroke-linejoin': 'round' }, text));
+      break;
+    }
   }
 }

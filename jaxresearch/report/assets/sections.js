@@ -29,17 +29,16 @@ function keptTable(state) {
   const kept = state.rows.filter((row) => row.verdict === 'keep' && row.number);
   if (!kept.length) return [h('p', null, 'No change was kept.')];
   const reach = Math.max(...kept.flatMap((row) => [row.difference, row.difference_low, row.difference_high].filter(known).map(Math.abs)), 1e-6);
-  const x = scale(-reach, reach, 6, 164);
+  const x = scale(-reach, reach * 0.2, 6, 164);
   const forest = (row) => s('svg', { class: 'forest', viewBox: '0 0 170 20', role: 'img', 'aria-label': `${signed(row.difference)}, interval ${signed(row.difference_low)} to ${signed(row.difference_high)}` },
     s('path', { d: `M${x(0)},0V20`, stroke: 'var(--muted)', 'stroke-dasharray': '2 2' }),
     known(row.difference_low) ? s('path', { d: `M${x(row.difference_low)},10H${x(row.difference_high)}M${x(row.difference_low)},6V14M${x(row.difference_high)},6V14`, stroke: 'var(--text)', 'stroke-width': 1.4 }) : null,
     glyph('keep', x(row.difference), 10, 4.5));
   return [
     table(kept, [
-      ['#', (row) => link(row.number), 'n'], ['change', (row) => signed(row.difference), 'n'],
-      ['95 % interval', (row) => (known(row.difference_low) ? `${signed(row.difference_low)} to ${signed(row.difference_high)}` : '–'), 'n'],
-      ['', forest], ['p', (row) => probability(row.p_value), 'n'], ['val_bpb', (row) => bpb(row.val_bpb), 'n'], ['runs', (row) => row.runs, 'n'],
-      ['what was changed', (row) => row.title, 'wide'],
+      ['#', (row) => link(row.number), 'n'], ['what was changed', (row) => row.title, 'wide'], ['change', (row) => signed(row.difference), 'n'],
+      ['95 % interval', (row) => (known(row.difference_low) ? `${signed(row.difference_low)} to ${signed(row.difference_high)}` : '–'), 'n roomy'],
+      ['', forest], ['p', (row) => probability(row.p_value), 'n roomy'], ['val_bpb', (row) => bpb(row.val_bpb), 'n roomy'], ['runs', (row) => row.runs, 'n roomy'],
     ], 'Kept changes'),
     h('p', { class: 'note' }, 'Change: mean difference in val_bpb to the best before it, on the same seeds; below zero is better. Each is tested on its own, so of many kept changes a few may be chance.'),
   ];
