@@ -11,7 +11,8 @@ from jaxresearch.report.record import ExperimentRecord, StudyRecord
 from jaxresearch.text import one_line
 
 FORMATS = (".svg", ".png", ".pdf")
-MOST_LABELS = 12
+_AXES_POINTS = (400.0, 190.0)
+"""About the size of the plotting area, for placing words."""
 KEEP, DISCARD, FAILED = "#00795a", "#76828e", "#b84a00"
 """From the page's palette; they differ in lightness too, and the markers differ in shape."""
 
@@ -83,12 +84,27 @@ def _draw(axes: Any, record: StudyRecord) -> None:
     axes.plot(failed, [low] * len(failed), "x", color=FAILED, markersize=3, clip_on=False, label="no score" if failed else None)
     axes.set(xlim=(-0.02 * last, 1.02 * last), ylim=(low, high))
     axes.grid(axis="y", linewidth=0.3, alpha=0.6)
-    for each in sorted(kept[1:], key=lambda each: each.difference or 0.0)[:MOST_LABELS]:
-        axes.annotate(
-            f"#{each.number} {one_line(each.title, 36)}", (each.number, each.val_bpb), xytext=(-5, -2),
-            textcoords="offset points", ha="right", va="center", fontsize=5.5,
-        )  # fmt: skip
+    _label(axes, kept[1:], last, (low, high))
     axes.legend(frameon=False, fontsize=6.5, loc="upper right", ncols=3)
+
+
+def _label(axes: Any, kept: list[ExperimentRecord], last: int, ends: tuple[float, float]) -> None:
+    """Words to the left of each keep, where a falling line leaves room; the largest steps choose first. In points."""
+    placed: list[tuple[float, float, float]] = []
+    for each in sorted(kept, key=lambda each: each.difference or 0.0):
+        x = each.number / last * _AXES_POINTS[0]
+        y = ((each.val_bpb or 0.0) - ends[0]) / (ends[1] - ends[0]) * _AXES_POINTS[1]
+        words = f"#{each.number} {one_line(each.title, 36)}"
+        if 3.1 * len(words) > x:
+            words = f"#{each.number}"
+        left = x - 5 - 3.1 * len(words)
+        if left < 0 or any(abs(y - other) < 7 and left < right and start < x for start, right, other in placed):
+            continue
+        placed.append((left, x, y))
+        axes.annotate(
+            words, (each.number, each.val_bpb), xytext=(-5, -2), textcoords="offset points", ha="right", va="center",
+            fontsize=5.5,
+        )  # fmt: skip
 
 
 def _points(

@@ -62,6 +62,11 @@ class StudyMaker:
         self.incumbent = 0
 
     def make(self) -> Path:
+        append(self.folder, self.create())
+        return self.folder
+
+    def create(self) -> list[tuple[float, Event]]:
+        """Make the folder with its commits, and return the events that are still to be written."""
         config = StudyConfig.model_validate(
             {"experiments": self.count, "llm": {"model": self.text or "builtin"}, "strategy": {"name": self.text or "greedy"}}
         )
@@ -78,8 +83,7 @@ class StudyMaker:
         for number, proposal in enumerate(proposals, 1):
             self._experiment(number, self._on_incumbent(number, proposal))
         self._add(0.1, Stopped(reason=self.text or f"all {self.count} experiments are done", finished=True))
-        append(self.folder, self.events)
-        return self.folder
+        return self.events
 
     def _add(self, seconds: float, event: Event) -> None:
         self.now += seconds

@@ -44,7 +44,7 @@ function chart(label, draw) {
   const schedule = () => { if (!scheduled) { scheduled = true; requestAnimationFrame(render); } };
   new ResizeObserver(([entry]) => {
     const now = Math.round(entry.contentRect.width);
-    if (now && now !== width) { width = now; schedule(); }
+    if (now >= 160 && now !== width) { width = now; schedule(); }
   }).observe(holder);
   return { element: holder, update: schedule, label };
 }

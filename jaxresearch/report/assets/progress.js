@@ -25,7 +25,7 @@ function runningBest(rows) {
 function drawProgress(state, view, cursor, width, holder) {
   const rows = state.rows, scored = rows.filter((row) => known(row.val_bpb)), kept = runningBest(rows);
   const narrow = width < 560, height = narrow ? 330 : 460;
-  const box = { left: 54, right: width - (narrow ? 8 : 16), top: 34, bottom: height - 74 };
+  const box = { left: 60, right: width - (narrow ? 8 : 16), top: 34, bottom: height - 74 };
   const svg = s('svg', { viewBox: `0 0 ${width} ${height}`, width, height });
   if (!scored.length) {
     svg.append(s('text', { x: width / 2, y: height / 2, 'text-anchor': 'middle' }, 'The baseline has no score yet.'));

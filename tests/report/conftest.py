@@ -1,0 +1,77 @@
+"""Fixtures of the report's tests: studies of both kinds, and a browser where there is one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from synthetic import HOSTILE, make_study
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain study of 40 experiments. Read it only."""
+    return make_study(tmp_path_factory.mktemp("plain") / "study", 40, seed=1)
+
+
+@pytest.fixture(scope="session")
+def hostile_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with an attack in every text field. Read it only."""
+    return make_study(tmp_path_factory.mktemp("hostile") / "study", 60, seed=2, text=HOSTILE)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """Headless Chromium. It is not ours to download: the system's is used, and without one the test is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (apt-get install chromium, or set CHROMIUM to its path)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """A page with what went wrong on it: console errors, exceptions, and requests to anywhere but `home`."""
+
+    def __init__(self, browser, url: str, *, home: str = "file://", width: int = 1200, dark: bool = False) -> None:
+        scheme = "dark" if dark else "light"
+        self.context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.problems: list[str] = []
+        self.page.on("console", lambda message: message.type in ("error", "warning") and self.problems.append(message.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.problems.append("a dialog"), dialog.dismiss()))
+        self.page.on("request", lambda request: self._check(request.url, home))
+        self.page.goto(url)
+        self.page.wait_for_selector("h1")
+
+    def _check(self, url: str, home: str) -> None:
+        if not url.startswith((home, "data:", "blob:")):
+            self.problems.append(f"a request to {url}")
+
+
+@pytest.fixture
+def visit(browser) -> Iterator:
+    """Opens pages; at the end each must have been without a problem."""
+    visitors: list[Visitor] = []
+
+    def open_page(url: str, **options):
+        visitors.append(Visitor(browser, url, **options))
+        return visitors[-1].page
+
+    yield open_page
+    problems = [problem for visitor in visitors for problem in visitor.problems]
+    for visitor in visitors:
+        visitor.context.close()
+    assert problems == []
