@@ -91,8 +91,8 @@ def detail_data(experiment: ExperimentRecord, *, diff_limit: int = 60_000, point
 
 def search_text(experiment: ExperimentRecord) -> str:
     """Where the dashboard's search looks, beside the row: its details stay on the server until they are opened."""
-    config = " ".join(f"{key}={value}" for key, value in experiment.config.items())
-    return " ".join((experiment.hypothesis, experiment.reason, config, experiment.commit[:12]))[:1500]
+    config = " ".join(f"{key} = {value}" for key, value in experiment.config.items())
+    return " ".join((experiment.hypothesis, experiment.reason, config))[:1500]
 
 
 def _run_data(run: RunRecord, points: int) -> dict[str, Any]:

@@ -20,15 +20,15 @@ function experimentList(state) {
   }
   function haystack(row) {
     const detail = state.live ? null : state.details.get(row.number);
-    const more = detail ? [detail.hypothesis, detail.expected_effect, detail.reason, detail.failure, detail.diff, detail.commit, JSON.stringify(detail.config)] : [row.find];
-    return [`#${row.number}`, nameOf(row), row.title, row.tag, ...more].join('\n').toLowerCase();
+    const more = detail ? [detail.hypothesis, detail.expected_effect, detail.reason, detail.failure, detail.diff.replace(/^index .*$/gm, ''), settingsOf(detail)] : [row.find];
+    return [nameOf(row), row.title, row.tag, ...more].join('\n').toLowerCase();
   }
   function filter() {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = (search.value.toLowerCase().match(/"[^"]*"?|\S+/g) || []).map((word) => word.replace(/"/g, '')).filter(Boolean);
     let shown = 0;
     for (const item of items.values()) {
       item.text = item.text || haystack(item.row);
-      const visible = !hiddenVerdicts.has(verdictOf(item.row)) && words.every((word) => item.text.includes(word));
+      const visible = !hiddenVerdicts.has(verdictOf(item.row)) && words.every((word) => (/^#\d+$/.test(word) ? word === `#${item.row.number}` : item.text.includes(word)));
       item.element.hidden = !visible;
       shown += visible;
     }
@@ -89,12 +89,14 @@ function experimentList(state) {
   const element = h('div', null,
     h('div', { class: 'controls' }, search, order), h('div', { class: 'controls' }, toggles),
     h('div', { class: 'controls' }, count, h('button', { type: 'button', onclick: all(false) }, 'close all'),
-      state.live ? null : h('button', { type: 'button', onclick: all(true) }, 'open all shown'), h('span', { class: 'note' }, '“/” goes to the search')),
+      state.live ? null : h('button', { type: 'button', onclick: all(true) }, 'open all shown'), h('span', { class: 'note' }, '“/” goes to the search; #12 is one experiment, "two words" a phrase')),
     h('div', { class: 'list' }, h('div', { class: 'head', 'aria-hidden': 'true' }, h('span', null, '#'), h('span', null, 'verdict'),
       h('span', { class: 'num' }, 'val_bpb'), h('span', { class: 'num' }, 'change'), h('span', null, 'what was tried')), list));
   update();
   return { element, update, reveal };
 }
+
+const settingsOf = (detail) => Object.entries(detail.config || {}).map(([name, value]) => `${name} = ${value}`).join(', ');
 
 function summaryOf(row) {
   return h('summary', null, h('span', { class: 'no' }, row.number), chip(row),
@@ -114,7 +116,7 @@ async function showBody(state, item) {
 }
 
 function bodyOf(state, row, detail) {
-  const settings = Object.entries(detail.config || {}).map(([name, value]) => `${name} = ${value}`).join(', ');
+  const settings = settingsOf(detail);
   const interval = known(row.difference_low) ? `, 95 % interval ${signed(row.difference_low)} to ${signed(row.difference_high)}` : '';
   const rival = known(detail.compared_with) ? [' against ', link(detail.compared_with)] : '';
   const compare = h('button', { type: 'button', class: 'no-print', onclick: () => { state.compare.add(row.number); state.onCompare(); document.getElementById('loss').scrollIntoView(); } }, 'compare its loss curve');
