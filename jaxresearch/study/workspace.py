@@ -92,15 +92,6 @@ class Workspace:
         _, *parts = _HEADING.split(output)
         return [part.removeprefix("\n") for part in parts]
 
-    def patch(self, commit: str, message: str, *, base: str = "baseline") -> str:
-        """The change from branch `base` to `commit` as a mail that `git am` and `git apply` read, text as it is."""
-        options = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--full-index", "--stat", "-p")
-        body = self._git("diff-tree", *options, self.resolve(base), _checked(commit)).decode("utf-8", "replace")
-        when = self._git("show", "-s", "--format=%aD", _checked(commit)).decode().strip()
-        subject, _, rest = clean(message).strip().partition("\n")
-        head = f"From {commit} Mon Sep 17 00:00:00 2001\nFrom: {_AUTHOR}\nDate: {when}\nSubject: [PATCH] {subject}\n"
-        return f"{head}MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\n{rest.strip()}\n---\n{body}-- \njaxresearch\n"
-
     def set_incumbent(self, commit: str) -> None:
         """Point the branch `incumbent` at `commit`."""
         self._git("update-ref", "refs/heads/incumbent", _checked(commit))
