@@ -37,6 +37,7 @@ def export(
         _branch(study, experiment, repo, branch, output)
         return
     text, facts = {"tsv": _tsv, "json": _json, "patch": _patch}[kind](study, experiment)
+    what = facts.pop("what")
     facts = {"study": str(study), "format": kind, **facts, "file": str(out) if out else None}
     if out is not None:
         _write(out, text)
@@ -47,7 +48,7 @@ def export(
     elif out is None:
         _print(text)
     else:
-        output.note(f"{facts['what']} written to {out}")
+        output.note(f"{what} written to {out}")
 
 
 def _tsv(study: Path, _: int | None) -> tuple[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scipy import stats
@@ -58,8 +58,11 @@ class StudyReader:
             self.timeline.apply(stored)
         return self.history.seq > before
 
-    def record(self, *, check_anchors: bool = True, diffs: bool = True) -> StudyRecord:
-        """Everything about the study. check_anchors: compare ledger and commits. diffs: ask git for them."""
+    def record(self, *, check_anchors: bool = True, diffs: bool = True, experiments: bool = True) -> StudyRecord:
+        """Everything about the study. check_anchors: compare ledger and commits. diffs: ask git for them.
+
+        experiments: False leaves them out, for who needs only the study's own figures.
+        """
         anchored, anchors = self._anchored() if check_anchors else (None, 0)
         return study_record(
             self.history,
@@ -69,6 +72,7 @@ class StudyReader:
             instructions=self.instructions(),
             anchored=anchored,
             anchors=anchors,
+            entries=self.history.entries if experiments else (),
         )
 
     def diffs(self, numbers: list[int] | None = None) -> dict[int, str]:
@@ -125,8 +129,9 @@ def study_record(
     instructions: str,
     anchored: bool | None,
     anchors: int = 0,
+    entries: Sequence[Entry],
 ) -> StudyRecord:
-    """The record of `history`."""
+    """The record of `history`, with `entries` of it as experiments."""
     created, config, costs, noise = history.created, history.config, history.costs, history.noise
     gain = _paired(history.incumbent.experiment, history.baseline.experiment)
     stopped = history.stopped
@@ -164,7 +169,7 @@ def study_record(
         reproduce=_reproduce(history, study),
         experiments=tuple(
             experiment_record(history, timeline, entry, study=study, diff=diffs.get(entry.number, ""))
-            for entry in history.entries
+            for entry in entries
         ),
     )
 

@@ -11,7 +11,7 @@ function studyPage() {
   state.detail = (number) => {
     if (state.details.has(number) || !state.live) return Promise.resolve(state.details.get(number));
     if (!pending.has(number)) {
-      pending.set(number, fetch(`${state.base}/experiments/${number}`).then((answer) => (answer.ok ? answer.json() : null)).catch(() => null).then((detail) => {
+      pending.set(number, fetch(`${state.base}/experiments/${number}`, { credentials: 'same-origin' }).then((answer) => (answer.ok ? answer.json() : null)).catch(() => null).then((detail) => {
         pending.delete(number);
         if (detail) state.details.set(number, detail);
         return detail;
