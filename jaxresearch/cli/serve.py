@@ -23,39 +23,23 @@ def serve(folder: Path, port: int, host: str, token: str | None, output: Output)
     if not folder.is_dir():
         raise JaxresearchError(f"There is no folder {folder}.", fix="Give a study, or a folder that holds studies.")
     try:
-        import uvicorn
-
-        from jaxresearch.report.dashboard import LOOPBACK, make_app
+        from jaxresearch.report.server import DashboardServer
     except ModuleNotFoundError as error:
         raise JaxresearchError(
             f"The dashboard needs {error.name}.", fix='Install it: pip install "jaxresearch[dashboard]".'
         ) from None
     if token is None and not _is_loopback(host):
         token = secrets.token_urlsafe(24)
-    app = make_app(folder, token=token, hosts=(*LOOPBACK, host.lower()))
-
-    class Server(uvicorn.Server):
-        """Tells the open event streams to end, so that Ctrl-C needs no second one."""
-
-        def handle_exit(self, sig: int, frame: object) -> None:
-            app.state.stopping.set()
-            super().handle_exit(sig, frame)  # pyright: ignore[reportArgumentType]
-
-        async def startup(self, sockets: list | None = None) -> None:
-            await super().startup(sockets=sockets)
-            if self.started:
-                bound = self.servers[0].sockets[0].getsockname()[1]
-                _announce(output, folder, host, bound, token)
-
-    config = uvicorn.Config(
-        app, host=host, port=port, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=3
+    given = token
+    server = DashboardServer(
+        folder, host=host, port=port, token=given, on_started=lambda bound: _announce(output, folder, host, bound, given)
     )
     try:
-        Server(config).run()
+        server.run()
     except SystemExit:
         raise JaxresearchError(f"Port {port} of {host} cannot be used.", fix="Choose another with --port.") from None
     except KeyboardInterrupt:
-        pass
+        return
 
 
 def _announce(output: Output, folder: Path, host: str, port: int, token: str | None) -> None:

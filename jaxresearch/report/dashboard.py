@@ -72,7 +72,7 @@ class Dashboard:
 
         async def changes() -> AsyncIterator[tuple[str, dict[str, Any], int]]:
             seen = after
-            while True:
+            while not self.stopping.is_set():
                 try:
                     news = await self._of(name, lambda study: (study.seq, study.news(seen)) if study.seq > seen else None)
                 except JaxresearchError as error:
@@ -88,7 +88,7 @@ class Dashboard:
     async def index_events(self, request: Request) -> Response:
         async def changes() -> AsyncIterator[tuple[str, dict[str, Any], int]]:
             last, count = None, 0
-            while True:
+            while not self.stopping.is_set():
                 cards = await self._read(self._cards)
                 if cards != last:
                     last, count = cards, count + 1
@@ -225,8 +225,12 @@ def _stream(changes: AsyncIterator[tuple[str, dict[str, Any], int]], stopping: a
                 if not done:
                     yield ": still here\n\n"
                     continue
-                kind, data, at = following.result()
-                following = None
+                try:
+                    kind, data, at = following.result()
+                except StopAsyncIteration:
+                    return
+                finally:
+                    following = None
                 yield f"id: {at}\nevent: {kind}\ndata: {json_block(data)}\n\n"
         finally:
             if following is not None:

@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from browsing import Visitor
 from synthetic import HOSTILE, make_study
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -39,26 +40,6 @@ def browser() -> Iterator:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-class Visitor:
-    """A page with what went wrong on it: console errors, exceptions, and requests to anywhere but `home`."""
-
-    def __init__(self, browser, url: str, *, home: str = "file://", width: int = 1200, dark: bool = False) -> None:
-        scheme = "dark" if dark else "light"
-        self.context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme)
-        self.page = self.context.new_page()
-        self.problems: list[str] = []
-        self.page.on("console", lambda message: message.type in ("error", "warning") and self.problems.append(message.text))
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.problems.append("a dialog"), dialog.dismiss()))
-        self.page.on("request", lambda request: self._check(request.url, home))
-        self.page.goto(url)
-        self.page.wait_for_selector("h1")
-
-    def _check(self, url: str, home: str) -> None:
-        if not url.startswith((home, "data:", "blob:")):
-            self.problems.append(f"a request to {url}")
 
 
 @pytest.fixture

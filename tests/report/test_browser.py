@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from browsing import until
 from synthetic import HOSTILE
 
 from jaxresearch.report.build import read_record
@@ -69,7 +70,7 @@ def test_an_experiment_opens_with_its_diff_and_its_curve_can_be_compared(visit, 
     page.evaluate(f"document.getElementById('{scored}').open = true")
     before = page.locator("#loss .legend li").count()
     page.click(f"#{scored} .body button")
-    page.wait_for_function(f"document.querySelectorAll('#loss .legend li').length === {before + 1}")
+    until(page, f"document.querySelectorAll('#loss .legend li').length === {before + 1}")
 
 
 def test_it_works_by_keyboard_alone(visit, url: str):
@@ -88,7 +89,7 @@ def test_it_works_by_keyboard_alone(visit, url: str):
     assert "#40" in page.locator("#progress [aria-live]").inner_text()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.activeElement.closest('#e39') !== null")
+    until(page, "document.activeElement.closest('#e39') !== null")
     assert page.locator("#e39").get_attribute("open") is not None
     assert page.locator("#search").input_value() == "", "a search that hides it is given up"
 
@@ -99,7 +100,7 @@ def test_pointing_at_the_chart_tells_and_opens(visit, url: str):
     box = chart.bounding_box()
     chart.hover(position={"x": 69, "y": box["height"] - 150})
     chart.click(position={"x": 66, "y": float(page.locator("#progress svg circle").nth(0).get_attribute("cy"))})
-    page.wait_for_function("location.hash === '#e0' || document.querySelector('.exp[open]') !== null")
+    until(page, "location.hash === '#e0' || document.querySelector('.exp[open]') !== null")
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
@@ -114,7 +115,7 @@ def test_a_phone_needs_no_sideways_scrolling(visit, width: int, name: str, reque
 def test_hostile_text_is_inert(visit, hostile_url: str):
     page = visit(hostile_url, dark=True)
     page.click("text=open all shown")
-    page.wait_for_function("document.querySelectorAll('.exp .body h3').length > 60")
+    until(page, "document.querySelectorAll('.exp .body h3').length > 60")
     page.locator("#progress svg[role=application]").focus()
     page.keyboard.press("End")
     assert page.evaluate("window.pwned") is None
