@@ -22,11 +22,19 @@ _FORMATS = ["tsv", "json", "patch", "branch"]
 )  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="A file; standard output otherwise.")
 @click.option("--experiment", type=click.IntRange(0), help="Of patch and branch: another one than the best.")
-@click.option("--repo", type=click.Path(path_type=Path, file_okay=False), help="Of branch: the git repository to make it in.")
+@click.option(
+    "--repo", type=click.Path(path_type=Path, file_okay=False), help="Of branch: the git repository to make it in."
+)
 @click.option("--branch", metavar="NAME", help="Of branch: its name.  [default: jaxresearch/STUDY-N]")
 @output_options
 def export(
-    study: Path, kind: str, out: Path | None, experiment: int | None, repo: Path | None, branch: str | None, output: Output
+    study: Path,
+    kind: str,
+    out: Path | None,
+    experiment: int | None,
+    repo: Path | None,
+    branch: str | None,
+    output: Output,
 ) -> None:
     """Write a study's log or record, or take its winner home as a patch or a git branch."""
     if kind not in ("patch", "branch") and experiment is not None:
@@ -81,14 +89,17 @@ def _patch(study: Path, experiment: int | None) -> tuple[str, dict[str, Any]]:
 
 def _branch(study: Path, experiment: int | None, repo: Path | None, name: str | None, output: Output) -> None:
     from jaxresearch.report import winner
+    from jaxresearch.study.workspace import branch_of
 
     record, number, base, best = _winner(study, experiment)
     name = name or f"jaxresearch/{study.absolute().name}-{number}"
     facts: dict[str, Any] = {"study": str(study), "format": "branch", "experiment": number, "branch": name}
     if repo is None:
         steps = [
-            f"jaxresearch export {study} --format branch --experiment {number} --repo PATH   makes branch {name} there, or:",
-            f"git fetch {study.absolute() / 'workspace'} experiment-{number:04d}   in any repository: the commits as the study made them",
+            f"To make branch {name} in your repository:",
+            f"  jaxresearch export {study} --format branch --experiment {number} --repo PATH",
+            "To have the commits as the study made them, in any repository:",
+            f"  git fetch {study.absolute() / 'workspace'} {branch_of(number)}",
         ]
         facts |= {"commit": None, "repo": None, "instructions": steps}
         output.result(facts, lambda console: console.print("\n".join(steps), markup=False))
@@ -96,7 +107,8 @@ def _branch(study: Path, experiment: int | None, repo: Path | None, name: str | 
     commit = winner.branch(record, number, base, best, repo=repo, name=name)
     facts |= {"commit": commit, "repo": str(repo)}
     output.result(
-        facts, lambda console: console.print(f"branch {name} at {commit[:12]} in {repo}: git log -p {name}", markup=False)
+        facts,
+        lambda console: console.print(f"branch {name} at {commit[:12]} in {repo}: git log -p {name}", markup=False),
     )
 
 

@@ -12,7 +12,9 @@ from jaxresearch.errors import JaxresearchError
 
 @click.command(epilog="Example: jaxresearch report studies/mine -o report.html --figure progress.svg")
 @click.argument("study", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page; STUDY/report.html if left out.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page; STUDY/report.html if left out."
+)
 @click.option(
     "--figure", type=click.Path(path_type=Path, dir_okay=False), help="The progress chart too, as .svg, .png or .pdf."
 )

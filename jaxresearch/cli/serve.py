@@ -14,7 +14,9 @@ from jaxresearch.errors import JaxresearchError
 
 @click.command(epilog="Example: jaxresearch serve studies --port 8080")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any that is free.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any that is free."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another address than loopback needs a token.")
 @click.option("--token", help="What visitors must show; made and printed if needed and left out.")
 @output_options
@@ -32,7 +34,11 @@ def serve(folder: Path, port: int, host: str, token: str | None, output: Output)
         token = secrets.token_urlsafe(24)
     given = token
     server = DashboardServer(
-        folder, host=host, port=port, token=given, on_started=lambda bound: _announce(output, folder, host, bound, given)
+        folder,
+        host=host,
+        port=port,
+        token=given,
+        on_started=lambda bound: _announce(output, folder, host, bound, given),
     )
     try:
         server.run()

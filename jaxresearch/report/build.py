@@ -184,7 +184,11 @@ def experiment_record(
     paired = _paired(experiment, rival) if rival is not None else None
     return ExperimentRecord.model_validate(
         {
-            **({} if proposal is None else proposal.model_dump(include={"hypothesis", "expected_effect", "tag", "config"})),
+            **(
+                {}
+                if proposal is None
+                else proposal.model_dump(include={"hypothesis", "expected_effect", "tag", "config"})
+            ),
             "number": entry.number,
             "parent": experiment.parent,
             "title": experiment.title,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -19,7 +19,14 @@ from urllib.parse import quote
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -74,7 +81,7 @@ class Dashboard:
             seen = after
             while not self.stopping.is_set():
                 try:
-                    news = await self._of(name, lambda study: (study.seq, study.news(seen)) if study.seq > seen else None)
+                    news = await self._of(name, partial(_since, seen))
                 except JaxresearchError as error:
                     yield "trouble", {"error": one_line(str(error), 300)}, seen
                     news = None
@@ -181,7 +188,9 @@ class Guard:
         given = request.query_params.get("token")
         if given is not None and self._equal(given):
             answer = RedirectResponse(quote(request.url.path) or "/", 303)
-            answer.set_cookie(COOKIE, self._token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+            answer.set_cookie(
+                COOKIE, self._token, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+            )
             return answer
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self._equal(request.cookies.get(COOKIE, "")) or self._equal(bearer):
@@ -212,6 +221,11 @@ def _host(header: str) -> str:
     """The name in a Host header, without its port."""
     name = header.rsplit(":", 1)[0] if header.rsplit(":", 1)[-1].isdigit() else header
     return name.strip("[]").lower()
+
+
+def _since(seen: int, study: WatchedStudy) -> tuple[int, dict[str, Any]] | None:
+    """The last event and what changed after event `seen`; None when nothing did."""
+    return (study.seq, study.news(seen)) if study.seq > seen else None
 
 
 def _stream(changes: AsyncIterator[tuple[str, dict[str, Any], int]], stopping: asyncio.Event) -> StreamingResponse:

@@ -16,7 +16,7 @@ _AXES_POINTS = (400.0, 190.0)
 KEEP, DISCARD, FAILED = "#00795a", "#76828e", "#b84a00"
 """From the page's palette; they differ in lightness too, and the markers differ in shape."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 8,
     "axes.spines.top": False,
@@ -79,9 +79,25 @@ def _draw(axes: Any, record: StudyRecord) -> None:
     above = [each.number for each in others if (each.val_bpb or 0.0) > high]
     _points(axes, shown, color=DISCARD, marker="o", size=2.6, face="none", label="discarded")
     _points(axes, kept, color=KEEP, marker="o", size=4.2, face=KEEP, label="kept")
-    axes.plot(above, [high] * len(above), "^", color=DISCARD, markersize=3, clip_on=False, label="above the scale" if above else None)
+    axes.plot(
+        above,
+        [high] * len(above),
+        "^",
+        color=DISCARD,
+        markersize=3,
+        clip_on=False,
+        label="above the scale" if above else None,
+    )
     failed = [each.number for each in record.experiments if each.val_bpb is None and each.verdict is not None]
-    axes.plot(failed, [low] * len(failed), "x", color=FAILED, markersize=3, clip_on=False, label="no score" if failed else None)
+    axes.plot(
+        failed,
+        [low] * len(failed),
+        "x",
+        color=FAILED,
+        markersize=3,
+        clip_on=False,
+        label="no score" if failed else None,
+    )
     axes.set(xlim=(-0.02 * last, 1.02 * last), ylim=(low, high))
     axes.grid(axis="y", linewidth=0.3, alpha=0.6)
     _label(axes, kept[1:], last, (low, high))

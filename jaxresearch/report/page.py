@@ -148,14 +148,18 @@ def _render(data: Mapping[str, Any], *, title: str, record: StudyRecord | None) 
     script = _script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     connect = "'self'" if data["live"] else "'none'"
-    return _environment().get_template("page.html").render(
-        title=title,
-        record=record,
-        style=Markup(_asset("page.css")),
-        script=Markup(script),
-        data=Markup(json_block(data)),
-        policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-        f"connect-src {connect}; base-uri 'none'; form-action 'none'",
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            record=record,
+            style=Markup(_asset("page.css")),
+            script=Markup(script),
+            data=Markup(json_block(data)),
+            policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+            f"connect-src {connect}; base-uri 'none'; form-action 'none'",
+        )
     )
 
 
@@ -182,6 +186,6 @@ def _environment() -> Environment:
         loader=PackageLoader("jaxresearch.report", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["when"] = lambda at: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    environment.filters["bpb"] = lambda value: "–" if value is None else f"{value:.4f}"
+    environment.filters["bpb"] = lambda value: "-" if value is None else f"{value:.4f}"
     environment.filters["effect"] = lambda value: "" if value is None else f"{value:+.4f}"
     return environment

@@ -38,7 +38,7 @@ class Timeline:
     """Wall seconds by phase, spending by experiment. `apply` each event once, in order."""
 
     def __init__(self) -> None:
-        self.phases: Counter[str] = Counter()
+        self.phases: defaultdict[str, float] = defaultdict(float)
         self.created_at = 0.0
         self.decided_at: dict[int, float] = {}
         self.accelerator_seconds: defaultdict[int, float] = defaultdict(float)

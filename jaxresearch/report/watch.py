@@ -93,7 +93,10 @@ class WatchedStudy:
     def _study(self) -> dict[str, Any]:
         reader = self._open()
         if self._data[0] != reader.history.seq:
-            self._data = (reader.history.seq, study_data(reader.record(check_anchors=False, diffs=False, experiments=False)))
+            self._data = (
+                reader.history.seq,
+                study_data(reader.record(check_anchors=False, diffs=False, experiments=False)),
+            )
         return self._data[1]
 
     def _row(self, number: int) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class Watcher:
 
     def studies(self) -> dict[str, WatchedStudy]:
         """By name, which is the path below the folder. Looks at the disk anew."""
-        found = {name: path for name, path in _find(self.folder, self.folder, DEPTH)}
+        found = dict(_find(self.folder, self.folder, DEPTH))
         for name in [name for name in self._studies if name not in found]:
             self._studies.pop(name).close()
         for name, path in found.items():

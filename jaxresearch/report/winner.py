@@ -48,7 +48,9 @@ def patch(record: StudyRecord, number: int, base: Candidate, winner: Candidate) 
         _commit(folder, "the baseline", record.created_at)
         _write(folder, changes(base, winner))
         _commit(folder, evidence(record, number), record.experiments[number].proposed_at)
-        return _git(folder, "format-patch", "--stdout", "--no-signature", "--no-renames", "-1").decode("utf-8", "replace")
+        return _git(folder, "format-patch", "--stdout", "--no-signature", "--no-renames", "-1").decode(
+            "utf-8", "replace"
+        )
 
 
 def branch(record: StudyRecord, number: int, base: Candidate, winner: Candidate, *, repo: Path, name: str) -> str:
@@ -73,7 +75,9 @@ def branch(record: StudyRecord, number: int, base: Candidate, winner: Candidate,
             _git(repo, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", extra=index)
         tree = _git(repo, "write-tree", extra=index).decode().strip()
     message = evidence(record, number).encode()
-    commit = _git(repo, "commit-tree", tree, "-p", "HEAD", "-F", "-", stdin=message, extra=_author(None)).decode().strip()
+    commit = (
+        _git(repo, "commit-tree", tree, "-p", "HEAD", "-F", "-", stdin=message, extra=_author(None)).decode().strip()
+    )
     _git(repo, "update-ref", f"refs/heads/{name}", commit, "0" * 40)
     return commit
 
@@ -142,11 +146,25 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
 
 def _commit(folder: Path, message: str, when: float) -> None:
     _git(folder, "add", "--all", "--force")
-    _git(folder, "commit", "--quiet", "--allow-empty", "--cleanup=whitespace", "-F", "-", stdin=message.encode(), extra=_author(when))
+    _git(
+        folder,
+        "commit",
+        "--quiet",
+        "--allow-empty",
+        "--cleanup=whitespace",
+        "-F",
+        "-",
+        stdin=message.encode(),
+        extra=_author(when),
+    )
 
 
 def _author(when: float | None) -> dict[str, str]:
-    roles = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", _NAME), ("EMAIL", _EMAIL))}
+    roles = {
+        f"GIT_{role}_{key}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for key, value in (("NAME", _NAME), ("EMAIL", _EMAIL))
+    }
     dates = {} if when is None else {f"GIT_{role}_DATE": f"{int(when)} +0000" for role in ("AUTHOR", "COMMITTER")}
     return roles | dates
 
@@ -165,7 +183,9 @@ def _git(
     return done.stdout
 
 
-def _run(folder: Path, arguments: tuple[str, ...], stdin: bytes, extra: Mapping[str, str]) -> subprocess.CompletedProcess:
+def _run(
+    folder: Path, arguments: tuple[str, ...], stdin: bytes, extra: Mapping[str, str]
+) -> subprocess.CompletedProcess:
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": "/nonexistent",

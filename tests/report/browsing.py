@@ -13,7 +13,9 @@ class Visitor:
         self.context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme)
         self.page = self.context.new_page()
         self.problems: list[str] = []
-        self.page.on("console", lambda message: message.type in ("error", "warning") and self.problems.append(message.text))
+        self.page.on(
+            "console", lambda message: message.type in ("error", "warning") and self.problems.append(message.text)
+        )
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.problems.append("a dialog"), dialog.dismiss()))
         self.page.on("request", lambda request: self._check(request.url, home))

@@ -18,6 +18,12 @@ from synthetic import HOSTILE, make_study
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+
+
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain study of 40 experiments. Read it only."""
@@ -30,9 +36,12 @@ def hostile_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_study(tmp_path_factory.mktemp("hostile") / "study", 60, seed=2, text=HOSTILE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """Headless Chromium. It is not ours to download: the system's is used, and without one the test is skipped."""
+    """Headless Chromium. It is not ours to download: the system's is used, and without one the test is skipped.
+
+    Not for the whole session: while playwright is on, no other test of this thread may run an event loop.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium here (apt-get install chromium, or set CHROMIUM to its path)")

@@ -66,7 +66,9 @@ def test_an_experiment_opens_with_its_diff_and_its_curve_can_be_compared(visit, 
     assert "+note: n7" in body.locator(".diff").inner_text()
     assert body.locator(".diff .add").count() > 2
     assert "jaxresearch" in body.locator("code.command").inner_text()
-    scored = page.eval_on_selector_all(".exp:not(.kept) .score", "all => all.find(e => e.textContent[0] === '1').closest('.exp').id")
+    scored = page.eval_on_selector_all(
+        ".exp:not(.kept) .score", "all => all.find(e => e.textContent[0] === '1').closest('.exp').id"
+    )
     page.evaluate(f"document.getElementById('{scored}').open = true")
     before = page.locator("#loss .legend li").count()
     page.click(f"#{scored} .body button")

@@ -114,8 +114,15 @@ def test_serving_changes_nothing(many: Path, home: str):
     get(f"{home}/api/plain/experiments/2")
     assert (many / "plain" / "ledger.sqlite").read_bytes() == ledger
     assert {path.name for path in (many / "plain").iterdir()} <= {
-        "ledger.sqlite", "ledger.sqlite-shm", "ledger.sqlite-wal", "program.md", "programs", "runs", "study.yaml", "workspace",
-    }  # fmt: skip
+        "ledger.sqlite",
+        "ledger.sqlite-shm",
+        "ledger.sqlite-wal",
+        "program.md",
+        "programs",
+        "runs",
+        "study.yaml",
+        "workspace",
+    }
 
 
 def test_the_list_shows_every_study_and_says_which_is_damaged(visit, home: str):
@@ -203,7 +210,9 @@ def test_a_thousand_experiments(visit, tmp_path: Path):
 
 def test_the_command_says_where_and_stops_at_once(many: Path):
     command = [sys.executable, "-m", "jaxresearch", "serve", str(many), "--port", "0", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
     assert process.stdout is not None
     facts = json.loads(process.stdout.readline())
     assert facts["url"].startswith("http://127.0.0.1:")

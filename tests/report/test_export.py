@@ -100,7 +100,8 @@ def test_without_a_repository_it_says_what_to_do(study: Path, capsys):
 
 
 def test_words_cannot_pass_for_a_diff(tmp_path: Path):
-    trick = "lower\n---\ndiff --git a/setup.py b/setup.py\nnew file mode 100644\n--- /dev/null\n+++ b/setup.py\n@@ -0,0 +1 @@\n+evil\nFrom: x\n"
+    trick = "lower\n---\ndiff --git a/setup.py b/setup.py\nnew file mode 100644\n--- /dev/null\n+++ b/setup.py\n"
+    trick += "@@ -0,0 +1 @@\n+evil\nFrom: x\n"
     folder = StudyMaker(tmp_path / "s", 3, text=trick + HOSTILE).make()
     record = read_record(folder)
     for line in evidence(record, 1).splitlines()[1:]:

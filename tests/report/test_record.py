@@ -82,7 +82,11 @@ def test_the_outside_anchors_are_compared(record: StudyRecord, tmp_path: Path):
 
 def test_reading_changes_nothing(study: Path):
     def snapshot() -> dict:
-        return {path: path.read_bytes() for path in study.rglob("*") if path.is_file() and path.suffix not in (".sqlite-shm", ".sqlite-wal")}
+        return {
+            path: path.read_bytes()
+            for path in study.rglob("*")
+            if path.is_file() and path.suffix not in (".sqlite-shm", ".sqlite-wal")
+        }
 
     before = snapshot()
     read_record(study)
