@@ -72,7 +72,7 @@ function indexPage() {
   function card(each) {
     if (each.error) return h('li', { class: 'card' }, h('h2', null, each.name), h('p', { class: 'bad' }, each.error));
     const share = each.planned ? each.experiments / each.planned : 0;
-    return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, `${each.strategy} with ${each.llm} · ${each.budget} a run · ${each.state === 'open' ? 'running, or was killed' : each.state}`),
+    return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, `${shorten(each.strategy, 60)} with ${shorten(each.llm, 60)} · ${each.budget} a run · ${each.state === 'open' ? 'running, or was killed' : each.state}`),
       spark(each.best), facts([['best', known(each.val_bpb) ? `${bpb(each.val_bpb)}${known(each.gain) && each.gain > 0 ? `, ${bpb(each.gain)} below the baseline` : ''}` : '–'],
         ['experiments', `${each.experiments} of ${each.planned}, ${each.kept} kept`], ['time', duration(each.wall_seconds)], ['model', usd(each.llm_cost_usd)]]),
       h('div', { class: 'meter', role: 'progressbar', 'aria-valuenow': Math.round(share * 100), 'aria-label': 'experiments done' }, h('div', { style: { width: `${Math.min(100, share * 100)}%` } })));
