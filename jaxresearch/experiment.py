@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -65,6 +66,7 @@ class CompletedRun(BaseModel):
     budget: str
     device: str
     threads: int
+    devices: int = 1
     jax: str
     sandbox: str
     flags: tuple[str, ...] = ()
@@ -92,6 +94,27 @@ class FailedRun(BaseModel):
 
 
 RunOutcome = Annotated[CompletedRun | FailedRun, Field(discriminator="status")]
+
+
+class TraceFailure(BaseModel):
+    """A candidate that gave no program: `crash` (it raised), `timeout`, `invalid` (refused by the verifier), ..."""
+
+    model_config = ConfigDict(frozen=True)
+
+    verdict: Verdict
+    reason: str
+    traceback: str = ""
+    trace_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """What a live display shows of a run: `stage` is compile, train or score."""
+
+    stage: str
+    progress: float = 0.0
+    loss: float | None = None
+    step: int = 0
 
 
 class Experiment(BaseModel):

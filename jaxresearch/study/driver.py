@@ -37,8 +37,8 @@ from jaxresearch.study.view import ModelFactory, proposal_error, study_view, tra
 from jaxresearch.study.workspace import Workspace
 from jaxresearch.text import clean
 
-MIN_WALL_CAP_SECONDS = 10.0
-"""A run's wall cap is never below this: short runs vary by more than a factor."""
+MIN_WALL_CAP_SECONDS = 60.0
+"""A run's wall cap is never below this: on a busy machine a short run can take many times its usual time."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def test_the_baseline_runs_on_all_seeds_first(bench: Bench):
     assert contender[0].wall_cap_seconds == pytest.approx(3 * 8.0)
 
 
-@pytest.mark.parametrize(("budget", "cap"), [("300s", 900.0), ("1s", 10.0)])
+@pytest.mark.parametrize(("budget", "cap"), [("300s", 900.0), ("1s", 60.0)])
 def test_a_budget_in_seconds_sets_the_wall_cap(bench: Bench, budget: str, cap: float):
     executor = FakeExecutor()
     bench.config = config(1, budget=budget)
@@ -447,7 +447,7 @@ def test_what_cannot_be_written_down_is_refused(bench: Bench):
     bench.config = config(len(script))
     study = bench.run(strategy=strategy)
     assert verdicts(study) == ["crash", "crash", "invalid", "keep"]
-    assert "models/recipe.py is a file" in strategy.findings[0]
+    assert "cannot be a file and a folder at once" in strategy.findings[0]
     assert "lone surrogate" in strategy.findings[1]
     assert study.history.failed_proposals == 2
     assert study.workspace.candidate(study.history.experiments[3].commit).config == {"lr": float("inf")}

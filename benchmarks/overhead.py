@@ -1,0 +1,58 @@
+"""What an experiment costs beside training and scoring, read from a finished study's ledger.
+
+    python benchmarks/overhead.py STUDY [STUDY ...]
+
+Overhead of an experiment: wall seconds from its proposal being asked for to its verdict, less budgeted training, scoring
+and audits. Utilisation: budgeted training seconds over wall seconds, of whole sessions.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+from jaxresearch.execution.base import TracedCandidate
+from jaxresearch.experiment import CompletedRun
+from jaxresearch.study.events import Decided, ProposalRequested, Proposed, RunFinished, Traced
+from jaxresearch.study.ledger import Ledger
+from jaxresearch.study.study import Study
+
+
+def overheads(folder: Path) -> tuple[list[float], list[float], float]:
+    """Overhead seconds of experiments with a new program, of those with new values only, and the utilisation."""
+    study = Study.open(folder)
+    history, ledger = study.history, Ledger.open(study.layout.ledger)
+    asked, started, used, new_program = 0.0, {}, {}, {}
+    programs, values = [], []
+    for stored in ledger.read():
+        match stored.event:
+            case ProposalRequested():
+                asked = stored.time
+            case Proposed(number=number):
+                started[number], used[number] = asked, 0.0
+            case Traced(number=number, outcome=TracedCandidate() as traced) if number in started:
+                new_program[number] = traced.trace_seconds > 0
+            case RunFinished(number=number, outcome=CompletedRun() as run, shared_from=None) if number in started:
+                used[number] += run.train_seconds + run.eval_seconds + run.audit_seconds
+            case Decided(number=number) if used.get(number):
+                (programs if new_program[number] else values).append(stored.time - started[number] - used[number])
+    ledger.close()
+    study.close()
+    return programs, values, history.costs.train_seconds / history.costs.wall_seconds
+
+
+def main(folders: list[str]) -> None:
+    for folder in folders:
+        programs, values, utilisation = overheads(Path(folder))
+        for name, seconds in (("new program", programs), ("new values", values)):
+            if seconds:
+                low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
+                print(
+                    f"{folder}  {name:12} {len(seconds):3} experiments  overhead {middle:.2f} s ({low:.2f} to {high:.2f})"
+                )
+        print(f"{folder}  utilisation  {utilisation:.0%}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
