@@ -21,6 +21,8 @@ _COMMANDS = {
     "status": "show",
     "show": "show",
     "replay": "replay",
+    "report": "report",
+    "serve": "serve",
     "export": "export",
     "strategies": "listing",
     "subjects": "listing",

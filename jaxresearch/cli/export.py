@@ -1,24 +1,65 @@
-"""`export`: a study's log in a format that others read."""
+"""`export`: a study's log, its whole record, or its winner, in a format that others read."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.errors import JaxresearchError
 
+_FORMATS = ["tsv", "json", "patch", "branch"]
 
-@click.command(epilog="Example: jaxresearch export studies/mine --format tsv -o results.tsv")
+
+@click.command(epilog="Example: jaxresearch export studies/mine --format patch -o winner.patch")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "kind", type=click.Choice(["tsv"]), default="tsv", show_default=True, help="autoresearch's log."
-)
+    "--format", "kind", type=click.Choice(_FORMATS), default="tsv", show_default=True,
+    help="tsv: autoresearch's log. json: everything (docs/export.md). patch, branch: the winner.",
+)  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="A file; standard output otherwise.")
+@click.option("--experiment", type=click.IntRange(0), help="Of patch and branch: another one than the best.")
+@click.option(
+    "--repo", type=click.Path(path_type=Path, file_okay=False), help="Of branch: the git repository to make it in."
+)
+@click.option("--branch", metavar="NAME", help="Of branch: its name.  [default: jaxresearch/STUDY-N]")
 @output_options
-def export(study: Path, kind: str, out: Path | None, output: Output) -> None:
-    """Write the log of a study."""
+def export(
+    study: Path,
+    kind: str,
+    out: Path | None,
+    experiment: int | None,
+    repo: Path | None,
+    branch: str | None,
+    output: Output,
+) -> None:
+    """Write a study's log or record, or take its winner home as a patch or a git branch."""
+    if kind not in ("patch", "branch") and experiment is not None:
+        raise click.UsageError(f"--experiment has no meaning with --format {kind}.")
+    if kind != "branch" and (repo is not None or branch is not None):
+        raise click.UsageError("--repo and --branch go with --format branch.")
+    if kind == "branch":
+        _branch(study, experiment, repo, branch, output)
+        return
+    text, facts = {"tsv": _tsv, "json": _json, "patch": _patch}[kind](study, experiment)
+    what = facts.pop("what")
+    facts = {"study": str(study), "format": kind, **facts, "file": str(out) if out else None}
+    if out is not None:
+        _write(out, text)
+    elif output.as_json:
+        facts["text"] = text
+    if output.as_json:
+        output.result(facts, lambda _: None)
+    elif out is None:
+        _print(text)
+    else:
+        output.note(f"{what} written to {out}")
+
+
+def _tsv(study: Path, _: int | None) -> tuple[str, dict[str, Any]]:
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import tsv
 
@@ -27,18 +68,86 @@ def export(study: Path, kind: str, out: Path | None, output: Output) -> None:
         text = tsv(opened.history)
     finally:
         opened.close()
-    if out is not None:
-        try:
-            out.write_text(text, "utf-8")
-        except OSError as error:
-            raise JaxresearchError(f"--out: {out} cannot be written: {error.strerror}.") from None
     rows = text.count("\n") - 1
-    facts = {"study": str(study), "format": kind, "rows": rows, "file": str(out) if out else None}
-    if out is None:
-        facts["text"] = text
-    if output.as_json:
-        output.result(facts, lambda _: None)
-    elif out is None:
-        click.echo(text, nl=False)
+    return text, {"rows": rows, "what": f"{rows} rows"}
+
+
+def _json(study: Path, _: int | None) -> tuple[str, dict[str, Any]]:
+    from jaxresearch.report.build import read_record
+
+    record = read_record(study)
+    return record.to_json(), {"schema": record.schema_name, "what": f"{len(record.experiments)} experiments"}
+
+
+def _patch(study: Path, experiment: int | None) -> tuple[str, dict[str, Any]]:
+    from jaxresearch.report import winner
+
+    record, number, base, best = _winner(study, experiment)
+    text = winner.patch(record, number, base, best)
+    return text, {"experiment": number, "what": f"experiment {number}"}
+
+
+def _branch(study: Path, experiment: int | None, repo: Path | None, name: str | None, output: Output) -> None:
+    from jaxresearch.report import winner
+    from jaxresearch.study.workspace import branch_of
+
+    record, number, base, best = _winner(study, experiment)
+    name = name or f"jaxresearch/{study.absolute().name}-{number}"
+    facts: dict[str, Any] = {"study": str(study), "format": "branch", "experiment": number, "branch": name}
+    if repo is None:
+        steps = [
+            f"To make branch {name} in your repository:",
+            f"  jaxresearch export {study} --format branch --experiment {number} --repo PATH",
+            "To have the commits as the study made them, in any repository:",
+            f"  git fetch {study.absolute() / 'workspace'} {branch_of(number)}",
+        ]
+        facts |= {"commit": None, "repo": None, "instructions": steps}
+        output.result(facts, lambda console: console.print("\n".join(steps), markup=False))
+        return
+    commit = winner.branch(record, number, base, best, repo=repo, name=name)
+    facts |= {"commit": commit, "repo": str(repo)}
+    output.result(
+        facts,
+        lambda console: console.print(f"branch {name} at {commit[:12]} in {repo}: git log -p {name}", markup=False),
+    )
+
+
+def _winner(study: Path, experiment: int | None):
+    """The record, the number, and the candidates of the baseline and of that experiment."""
+    from jaxresearch.report.build import StudyReader
+
+    reader = StudyReader(study)
+    try:
+        record = reader.record()
+        number = record.incumbent if experiment is None else experiment
+        if number >= len(record.experiments) or not record.experiments[number].commit:
+            raise JaxresearchError(f"{study} has no experiment {number} with a commit.", fix="See `jaxresearch show`.")
+        if number == record.baseline:
+            raise JaxresearchError(
+                "Nothing better than the baseline was found, so there is nothing to export.",
+                fix="Choose one with --experiment.",
+            )
+        commits = (record.experiments[record.baseline].commit, record.experiments[number].commit)
+        base, best = (reader.workspace.candidate(commit) for commit in commits)
+        return record, number, base, best
+    finally:
+        reader.close()
+
+
+def _print(text: str) -> None:
+    """To a pipe exactly as it is; a terminal gets no control characters of a candidate's."""
+    from jaxresearch.report.record import revealed
+
+    if sys.stdout.isatty():
+        click.echo(revealed(text), nl=False)
     else:
-        output.note(f"{rows} rows written to {out}")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_bytes(text.encode())
+    except OSError as error:
+        raise JaxresearchError(f"--out: {out} cannot be written: {error.strerror}.") from None

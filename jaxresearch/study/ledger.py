@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -70,12 +71,12 @@ class Ledger:
         return cls(path, connection, clock)
 
     @classmethod
-    def open(cls, path: Path, *, clock: Callable[[], float] = time.time) -> Self:
+    def open(cls, path: Path, *, clock: Callable[[], float] = time.time, read_only: bool = False) -> Self:
         """The ledger at `path`. Refuses one that is missing, is no ledger, or was written by a newer schema."""
         if not path.is_file():
             raise LedgerError(f"There is no ledger at {path}.", fix="Give the folder of a study.")
         with _clear_errors(path):
-            connection = _connect(path, "rw")
+            connection = _connect_to_read(path) if read_only else _connect(path, "rw")
             row = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
         version = row[0] if row else "missing"
         if version != str(SCHEMA_VERSION):
@@ -99,11 +100,14 @@ class Ledger:
                 stored.append(StoredEvent(seq, now, head, event))
         return tuple(stored)
 
-    def read(self) -> Iterator[StoredEvent]:
-        """All events in order, each checked against the chain. Raises `LedgerError` at the first that does not fit."""
-        previous, expected = GENESIS, 1
+    def read(self, *, after: tuple[int, str] = (0, GENESIS)) -> Iterator[StoredEvent]:
+        """All events in order, each checked against the chain. Raises `LedgerError` at the first that does not fit.
+
+        after: seq and hash of an event that was read before; only those that follow it are read.
+        """
+        previous, expected = after[1], after[0] + 1
         with _clear_errors(self._path):
-            for seq, at, kind, payload, digest in self._rows():
+            for seq, at, kind, payload, digest in self._rows(after[0]):
                 if seq != expected:
                     raise self._broken(expected, "is missing")
                 if _chain(previous, kind, at, payload) != digest:
@@ -154,8 +158,9 @@ class Ledger:
         row = self._connection.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
         return row or (0, GENESIS)
 
-    def _rows(self) -> sqlite3.Cursor:
-        return self._connection.execute("SELECT seq, time, kind, payload, hash FROM events ORDER BY seq")
+    def _rows(self, after: int) -> sqlite3.Cursor:
+        query = "SELECT seq, time, kind, payload, hash FROM events WHERE seq > ? ORDER BY seq"
+        return self._connection.execute(query, (after,))
 
     def _decoded(self, seq: int, kind: str, payload: str) -> Event:
         try:
@@ -172,6 +177,13 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write. On a read-only disk SQLite must be told that nobody else writes either."""
+    writable = os.access(path.parent, os.W_OK)
+    mode = "mode=ro" if writable else "mode=ro&immutable=1"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, timeout=30)
 
 
 def _chain(previous: str, kind: str, at: float, payload: str) -> str:

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -31,6 +31,7 @@ _OPTIONS = (
     "core.fsync=committed,reference",
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HEADING = re.compile(r"^[0-9a-f]{40}$", re.MULTILINE)
 _ANCHOR = re.compile(r"\nLedger: ([0-9a-f]{64})\n*\Z")
 
 
@@ -79,6 +80,17 @@ class Workspace:
         """Unified diff from commit `parent` to `commit`, config included."""
         options = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "-p")
         return self._git("diff-tree", *options, _checked(parent), _checked(commit)).decode("utf-8", "replace")
+
+    def diffs(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
+        """The diff of each (parent, commit), as `diff` gives it, from one git process for all."""
+        if not pairs:
+            return []
+        options = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--always", "-p", "--stdin")
+        lines = "".join(f"{_checked(commit)} {_checked(parent)}\n" for parent, commit in pairs)
+        output = self._git("diff-tree", *options, stdin=lines.encode()).decode("utf-8", "replace")
+        # A line that is nothing but a commit is git's heading: a diff's own lines never begin with a hexadecimal digit.
+        _, *parts = _HEADING.split(output)
+        return [part.removeprefix("\n") for part in parts]
 
     def set_incumbent(self, commit: str) -> None:
         """Point the branch `incumbent` at `commit`."""

@@ -211,3 +211,22 @@ def test_two_drivers_are_refused_and_the_holder_is_named(tmp_path: Path):
     with sole_driver(lock, now=2.0):
         pass
     assert issubclass(StudyLocked, JaxresearchError)
+
+
+def test_reading_goes_on_where_it_stopped(filled: Path):
+    ledger = Ledger.open(filled)
+    whole = list(ledger.read())
+    assert list(ledger.read(after=(whole[1].seq, whole[1].hash))) == whole[2:]
+    assert list(ledger.read(after=(whole[3].seq, whole[3].hash))) == []
+    with pytest.raises(LedgerError, match="was changed"):
+        list(ledger.read(after=(2, GENESIS)))
+
+
+def test_a_reader_cannot_write_and_sees_what_is_added(filled: Path):
+    reader = Ledger.open(filled, read_only=True)
+    assert len(list(reader.read())) == 4
+    writer = Ledger.open(filled, clock=Clock())
+    writer.append(SessionStarted(pid=2, host="there"))
+    assert len(list(reader.read())) == 5
+    with pytest.raises(LedgerError):
+        reader.append(SessionStarted(pid=3, host="nowhere"))

@@ -139,3 +139,17 @@ def test_a_missing_git_is_said(workspace: Workspace, monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
     with pytest.raises(WorkspaceError, match="Git is not installed"):
         workspace.commit(0, SUBJECT, None, "m", when=0.0)
+
+
+def test_many_diffs_at_once_are_the_diffs_one_by_one(workspace: Workspace):
+    baseline = workspace.commit(0, SUBJECT, None, "baseline", when=0.0)
+    trap = Candidate({"models/recipe.py": f"{baseline}\n{'a' * 40}\n\x0b{'b' * 40}\r{'c' * 40}\n"}, {})
+    commits = [
+        workspace.commit(number, candidate, baseline, "child", when=1.0)
+        for number, candidate in enumerate((CHILD, SUBJECT, trap), 1)
+    ]
+    pairs = [(baseline, commit) for commit in commits] + [(commits[2], commits[0]), (commits[0], baseline)]
+    assert workspace.diffs(pairs) == [workspace.diff(*pair) for pair in pairs]
+    assert workspace.diffs([]) == []
+    with pytest.raises(WorkspaceError):
+        workspace.diffs([("HEAD", baseline)])

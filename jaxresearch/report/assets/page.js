@@ -1,0 +1,109 @@
+// The page: builds itself from the data block; when live, follows the server's events.
+const state = JSON.parse(document.getElementById('data').textContent);
+const app = document.getElementById('app');
+let openExperiment = () => {};
+
+function studyPage() {
+  state.details = new Map(Object.entries(state.details || {}).map(([number, detail]) => [Number(number), detail]));
+  state.compare = new Set([state.study.baseline, state.study.incumbent]);
+  state.onCompare = () => {};
+  const pending = new Map();
+  state.detail = (number) => {
+    if (state.details.has(number) || !state.live) return Promise.resolve(state.details.get(number));
+    if (!pending.has(number)) {
+      pending.set(number, fetch(`${state.base}/experiments/${number}`, { credentials: 'same-origin' }).then((answer) => (answer.ok ? answer.json() : null)).catch(() => null).then((detail) => {
+        pending.delete(number);
+        if (detail) state.details.set(number, detail);
+        return detail;
+      }));
+    }
+    return pending.get(number);
+  };
+  const head = h('header', { class: 'top' }), tiles = h('div');
+  const parts = { kept: h('div'), cost: h('div'), integrity: h('div'), reproduce: h('div') };
+  const progress = progressChart(state), tree = treeChart(state), loss = lossChart(state), list = experimentList(state);
+  const connection = state.live ? h('span', { class: 'badge', role: 'status' }, 'connecting') : null;
+  const section = (id, title, note, ...content) => h('section', { id, 'aria-labelledby': `${id}-title` }, h('h2', { id: `${id}-title` }, title), note ? h('p', { class: 'note' }, note) : null, content);
+  const sections = [
+    section('progress', 'Progress', null, progress.element),
+    section('kept', 'Kept changes', null, parts.kept),
+    section('tree', 'Tree of experiments', 'Each line holds what was tried on top of one parent, from left to right in time; green leads to the best.', tree.element),
+    section('loss', 'Loss curves', null, loss.element),
+    section('cost', 'Time and money', null, parts.cost),
+    section('integrity', 'Integrity', null, parts.integrity),
+    section('reproduce', 'Reproduce', null, parts.reproduce),
+    section('experiments', 'Experiments', null, list.element),
+  ];
+  function refresh() {
+    const { study } = state;
+    const running = study.state === 'open' ? 'running, or was killed' : study.state;
+    head.replaceChildren(...[state.live ? h('p', null, h('a', { href: state.home }, '← all studies')) : null, h('h1', { title: study.study }, folderName(study.study)),
+      h('p', { class: 'muted' }, `${study.strategy} with ${study.llm} · ${study.budget} a run · begun ${when(study.created_at)} · ${running}${study.stopped ? `: ${shorten(study.stopped, 200)}` : ''} `, connection), tiles].filter(Boolean));
+    tiles.replaceChildren(...overview(state));
+    parts.kept.replaceChildren(...keptTable(state));
+    parts.cost.replaceChildren(...spending(state));
+    parts.integrity.replaceChildren(...integrity(state));
+    if (!parts.reproduce.firstChild || state.incumbentShown !== study.incumbent) parts.reproduce.replaceChildren(...reproduce(state));
+    state.incumbentShown = study.incumbent;
+  }
+  openExperiment = (number) => { if (location.hash === `#e${number}`) list.reveal(number); else location.hash = `#e${number}`; };
+  const follow = () => { const found = /^#e(\d+)$/.exec(location.hash); if (found) list.reveal(Number(found[1])); };
+  window.addEventListener('hashchange', follow);
+  refresh();
+  app.replaceChildren(head, h('nav', { class: 'sections', 'aria-label': 'Sections' }, h('div', null, sections.map((each) => h('a', { href: `#${each.id}` }, each.querySelector('h2').textContent)))),
+    h('main', null, sections), h('footer', null, `Made by jaxresearch ${state.study.versions.jaxresearch} from ${whole(state.study.integrity.events)} ledger events; nothing on this page is fetched from elsewhere.`));
+  follow();
+  if (!state.live) return;
+  listen(`${state.base}/events?after=${state.study.integrity.events}`, connection, (news) => {
+    const followedBest = state.compare.has(state.study.incumbent) && state.compare.size === new Set([0, state.study.incumbent]).size;
+    const best = state.study.incumbent;
+    state.study = news.study;
+    for (const row of news.rows) { state.rows[row.number] = row; state.details.delete(row.number); }
+    if (followedBest && best !== state.study.incumbent) state.compare = new Set([0, state.study.incumbent]);
+    refresh();
+    progress.update(); tree.update(); loss.update();
+    list.update(news.rows.map((row) => row.number));
+  });
+}
+
+function indexPage() {
+  const cards = h('ul', { class: 'cards' }), connection = h('span', { class: 'badge', role: 'status' }, 'connecting');
+  const empty = h('p', null, 'No study here yet. Start one with ', h('code', null, 'jaxresearch run --study DIR'), ' and it appears.');
+  function card(each) {
+    if (each.error) return h('li', { class: 'card' }, h('h2', null, each.name), h('p', { class: 'bad' }, each.error));
+    const share = each.planned ? each.experiments / each.planned : 0;
+    return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, `${shorten(each.strategy, 60)} with ${shorten(each.llm, 60)} · ${each.budget} a run · ${each.state === 'open' ? 'running, or was killed' : each.state}`),
+      spark(each.best), facts([['best', known(each.val_bpb) ? `${bpb(each.val_bpb)}${known(each.gain) && each.gain > 0 ? `, ${bpb(each.gain)} below the baseline` : ''}` : '–'],
+        ['experiments', `${each.experiments} of ${each.planned}, ${each.kept} kept`], ['time', duration(each.wall_seconds)], ['model', usd(each.llm_cost_usd)]]),
+      h('div', { class: 'meter', role: 'progressbar', 'aria-valuenow': Math.round(share * 100), 'aria-label': 'experiments done' }, h('div', { style: { width: `${Math.min(100, share * 100)}%` } })));
+  }
+  function spark(best) {
+    const svg = s('svg', { class: 'spark', viewBox: '0 0 200 44', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
+    if (best.length < 1) return svg;
+    const values = best.map((each) => each[1]), x = scale(0, Math.max(best[best.length - 1][0], 1), 2, 198), y = scale(Math.min(...values), Math.max(...values) + 1e-9, 40, 5);
+    svg.append(s('path', { d: best.map(([number, value], index) => `${index ? `H${x(number)}V` : `M${x(number)},`}${y(value)}`).join(''), fill: 'none', stroke: 'var(--keep)', 'stroke-width': 2, 'vector-effect': 'non-scaling-stroke' }));
+    return svg;
+  }
+  function show() {
+    const focused = document.activeElement ? document.activeElement.getAttribute('href') : null;
+    cards.replaceChildren(...state.studies.map(card));
+    empty.hidden = state.studies.length > 0;
+    if (focused) for (const anchor of cards.querySelectorAll('a')) if (anchor.getAttribute('href') === focused) anchor.focus({ preventScroll: true });
+  }
+  show();
+  app.replaceChildren(h('header', { class: 'top' }, h('h1', null, 'Studies'), h('p', { class: 'muted' }, `${state.folder} `, connection)), h('main', { id: 'experiments' }, cards, empty));
+  listen(`${state.home}events`, connection, (news) => { state.studies = news.studies; show(); });
+}
+
+const folderName = (path) => path.replace(/\/+$/, '').split('/').pop() || path;
+
+function listen(url, badge, onNews) {
+  const source = new EventSource(url);
+  const say = (text, kind) => { badge.textContent = text; badge.className = `badge ${kind}`; };
+  source.onopen = () => say('live', 'on');
+  source.onerror = () => say(source.readyState === EventSource.CLOSED ? 'disconnected; reload the page' : 'connection lost; trying again', 'off');
+  source.addEventListener('news', (event) => { say('live', 'on'); onNews(JSON.parse(event.data)); });
+  source.addEventListener('trouble', (event) => say(JSON.parse(event.data).error, 'off'));
+}
+
+if (state.kind === 'index') indexPage(); else studyPage();

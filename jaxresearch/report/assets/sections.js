@@ -1,0 +1,94 @@
+// The sections around the charts: conclusion, kept changes, time and money, integrity, how to reproduce.
+function conclusion(state) {
+  const { study, rows } = state, best = rows[study.incumbent], base = rows[study.baseline];
+  if (!known(base.val_bpb)) return ['The baseline is not scored yet; nothing can be said.'];
+  if (study.incumbent === study.baseline) return ['Nothing that was tried is better than the baseline beyond the noise.'];
+  const interval = known(study.gain_low) ? ` (95 % interval ${bpb(study.gain_low)} to ${bpb(study.gain_high)})` : '';
+  return ['Best is ', link(best.number, `experiment ${best.number}`), `, ${bpb(study.gain)} bits per byte below the baseline${interval}, `,
+    study.noise && study.noise.sd_bpb ? `${(study.gain / study.noise.sd_bpb).toFixed(1)} times the noise between seeds.` : 'with the noise unknown.'];
+}
+
+function overview(state) {
+  const { study, rows } = state, best = rows[study.incumbent], base = rows[study.baseline];
+  const tile = (name, big, small) => h('div', { class: 'tile' }, h('dt', null, name), h('dd', null, h('div', { class: 'big' }, big), h('div', { class: 'small' }, small)));
+  const done = rows.filter((row) => row.number && row.verdict).length, running = rows.find((row) => !row.verdict);
+  return [
+    h('p', { class: 'verdict-line' }, conclusion(state)),
+    h('dl', { class: 'tiles' },
+      tile('best val_bpb', bpb(best.val_bpb), known(best.sem) ? `± ${bpb(best.sem)} over ${plural(best.runs, 'seed')}` : plural(best.runs, 'run')),
+      tile('baseline', bpb(base.val_bpb), known(base.sem) ? `± ${bpb(base.sem)} over ${plural(base.runs, 'seed')}` : plural(base.runs, 'run')),
+      tile('noise between seeds', study.noise ? bpb(study.noise.sd_bpb) : '–', study.noise ? `sd; 95 %: ${bpb(study.noise.low_bpb)} to ${bpb(study.noise.high_bpb)}` : 'needs two seeds'),
+      tile('experiments', `${done} of ${study.planned_experiments}`, `${study.verdicts.keep} kept, ${done - study.verdicts.keep} not` + (running ? `; #${running.number} is open` : '')),
+      tile('time', duration(study.wall_seconds), study.wall_seconds ? `${percent(study.train_seconds / study.wall_seconds)} of it training` : ''),
+      tile('language model', usd(study.llm_cost_usd), `${plural(study.llm_calls, 'request')}, ${whole(study.llm_tokens)} tokens`)),
+    h('p', { class: 'note' }, 'Scores are of the validation split, which also chose the winner, so they flatter it a little; the test split decides at the end.'),
+  ];
+}
+
+function keptTable(state) {
+  const kept = state.rows.filter((row) => row.verdict === 'keep' && row.number);
+  if (!kept.length) return [h('p', null, 'No change was kept.')];
+  const reach = Math.max(...kept.flatMap((row) => [row.difference, row.difference_low, row.difference_high].filter(known).map(Math.abs)), 1e-6);
+  const x = scale(-reach, reach * 0.2, 6, 164);
+  const forest = (row) => s('svg', { class: 'forest', viewBox: '0 0 170 20', role: 'img', 'aria-label': `${signed(row.difference)}, interval ${signed(row.difference_low)} to ${signed(row.difference_high)}` },
+    s('path', { d: `M${x(0)},0V20`, stroke: 'var(--muted)', 'stroke-dasharray': '2 2' }),
+    known(row.difference_low) ? s('path', { d: `M${x(row.difference_low)},10H${x(row.difference_high)}M${x(row.difference_low)},6V14M${x(row.difference_high)},6V14`, stroke: 'var(--text)', 'stroke-width': 1.4 }) : null,
+    glyph('keep', x(row.difference), 10, 4.5));
+  return [
+    table(kept, [
+      ['#', (row) => link(row.number), 'n'], ['what was changed', (row) => row.title, 'wide'], ['change', (row) => signed(row.difference), 'n'],
+      ['95 % interval', (row) => (known(row.difference_low) ? `${signed(row.difference_low)} to ${signed(row.difference_high)}` : '–'), 'n roomy'],
+      ['', forest], ['p', (row) => probability(row.p_value), 'n roomy'], ['val_bpb', (row) => bpb(row.val_bpb), 'n roomy'], ['runs', (row) => row.runs, 'n roomy'],
+    ], 'Kept changes'),
+    h('p', { class: 'note' }, 'Change: mean difference in val_bpb to the best before it, on the same seeds; below zero is better. Each is tested on its own, so of many kept changes a few may be chance.'),
+  ];
+}
+
+function spending(state) {
+  const { study, rows } = state, total = study.phases.reduce((sum, phase) => sum + phase.seconds, 0) || 1;
+  const longest = Math.max(...study.phases.map((phase) => phase.seconds), 1e-9);
+  const byVerdict = VERDICTS.map((verdict) => {
+    const mine = rows.filter((row) => row.number && verdictOf(row) === verdict);
+    return { verdict, count: mine.length, seconds: mine.reduce((sum, row) => sum + (row.accelerator_seconds || 0), 0), cost: mine.reduce((sum, row) => sum + (row.llm_cost_usd || 0), 0) };
+  }).filter((each) => each.count);
+  return [h('div', { class: 'split' },
+    h('div', null, h('h3', null, `Wall time, ${duration(study.wall_seconds)} in ${plural(study.sessions, 'session')}`),
+      table(study.phases, [['', (phase) => phase.name], ['time', (phase) => duration(phase.seconds), 'n'], ['share', (phase) => percent(phase.seconds / total), 'n'],
+        ['', (phase) => h('div', { class: 'meter' }, h('div', { style: { width: `${(phase.seconds / longest) * 100}%` } })), 'wide']], 'Wall time by phase')),
+    h('div', null, h('h3', null, 'What it was spent on'),
+      table(byVerdict, [['verdict', (each) => h('span', { class: 'chip', style: { color: colour(each.verdict) } }, icon(each.verdict), each.verdict)], ['experiments', (each) => whole(each.count), 'n'],
+        ['accelerator', (each) => duration(each.seconds), 'n'], ['model', (each) => usd(each.cost), 'n']], 'Spending by verdict'),
+      facts([['accelerator', duration(study.accelerator_seconds)], ['model requests', `${whole(study.llm_calls)}, ${whole(study.llm_tokens)} tokens, ${usd(study.llm_cost_usd)}`],
+        ['failed proposals', study.failed_proposals ? `${study.failed_proposals}; the last: ${shorten(study.last_failure, 200)}` : '0'],
+        ['per kept change', study.verdicts.keep ? `${duration(study.accelerator_seconds / study.verdicts.keep)} of accelerator, ${usd(study.llm_cost_usd / study.verdicts.keep)}` : '–']])))];
+}
+
+function integrity(state) {
+  const { integrity: facts_, versions, fingerprints } = state.study;
+  const counts = (object) => Object.entries(object).map(([name, count]) => `${name} (${plural(count, 'run')})`).join(', ') || 'none yet';
+  const anchored = facts_.anchored === null ? 'not compared on this page; `jaxresearch report` does' : facts_.anchored
+    ? h('span', { class: 'good' }, `agrees with all ${facts_.anchors} hashes in the workspace's commits`)
+    : h('span', { class: 'bad' }, 'DISAGREES with the workspace: the ledger was cut or rewritten');
+  return [
+    facts([['candidates traced in', counts(facts_.sandboxes)], ['trained on', counts(facts_.devices)],
+      ['ledger', `${whole(facts_.events)} events, hash chain whole`], ['ledger head', h('code', null, facts_.head)], ['outside anchors', anchored],
+      ['scores refused', facts_.refused ? plural(facts_.refused, 'experiment') : 'none'],
+      ['flags', Object.entries(facts_.flags).map(([name, count]) => `${name} (${count})`).join(', ') || 'none'],
+      ['corpus', h('code', null, fingerprints.corpus)], ['tokenizer', h('code', null, fingerprints.tokenizer)], ['subject', h('code', null, fingerprints.subject)],
+      ['versions', Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')]]),
+    facts_.audits.length ? table(facts_.audits, [['audit', (a) => a.name], ['passed', (a) => whole(a.passed), 'n'], ['failed', (a) => (a.failed ? h('span', { class: 'bad' }, whole(a.failed)) : '0'), 'n'],
+      ['probes', (a) => whole(a.probes), 'n'], ['largest deviation that passed', (a) => (known(a.max_deviation) ? String(a.max_deviation) : '–'), 'n']], 'Audits of the whole study') : h('p', { class: 'note' }, 'No audit has run yet.'),
+  ];
+}
+
+function reproduce(state) {
+  const { study } = state;
+  return [study.reproduce.map(({ purpose, command }) => [h('h3', null, purpose), h('code', { class: 'command' }, command)]),
+    study.instructions.trim() ? h('details', null, h('summary', null, 'Instructions given (program.md)'), h('pre', { tabindex: '0' }, study.instructions)) : null,
+    h('details', null, h('summary', null, 'Configuration'), h('pre', { tabindex: '0' }, settingsText(study.config, '')))].flat(Infinity).filter(Boolean);
+}
+
+function settingsText(config, path) {
+  return Object.entries(config).map(([name, value]) => (value !== null && typeof value === 'object' && !Array.isArray(value)
+    ? settingsText(value, `${path}${name}.`) : `${path}${name}=${value === null ? 'null' : Array.isArray(value) ? JSON.stringify(value) : value}\n`)).join('');
+}
