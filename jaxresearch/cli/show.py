@@ -161,4 +161,7 @@ def _print_experiment(console: Console, history: History, number: int, diff: str
         line("again", f"jaxresearch train --study {folder} --experiment {number} --seed {seed}")
     if diff:
         console.print()
-        console.print(Syntax(diff, "diff", theme="ansi_dark", word_wrap=True, background_color="default"))
+        if console.is_terminal:
+            console.print(Syntax(diff, "diff", theme="ansi_dark", word_wrap=True, background_color="default"))
+        else:
+            console.print(diff, markup=False, end="")
