@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -92,6 +93,27 @@ class FailedRun(BaseModel):
 
 
 RunOutcome = Annotated[CompletedRun | FailedRun, Field(discriminator="status")]
+
+
+class TraceFailure(BaseModel):
+    """A candidate that gave no program: `crash` (it raised), `timeout`, `invalid` (refused by the verifier), ..."""
+
+    model_config = ConfigDict(frozen=True)
+
+    verdict: Verdict
+    reason: str
+    traceback: str = ""
+    trace_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """What a live display shows of a run: `stage` is compile, train or score."""
+
+    stage: str
+    progress: float = 0.0
+    loss: float | None = None
+    step: int = 0
 
 
 class Experiment(BaseModel):

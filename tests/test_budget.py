@@ -56,18 +56,22 @@ def test_any_text_is_a_positive_finite_budget_or_one_clear_error(text):
     try:
         budget = Budget.parse(text)
     except ConfigurationError as error:
-        assert error.message.startswith("budget: ")
-        assert "50Mtok" in error.fix
+        problem, fix = error.message, error.fix
     else:
         assert budget.amount > 0
         assert math.isfinite(budget.amount)
+        return
+    assert problem.startswith("budget: ")
+    assert "50Mtok" in fix
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "300", "s", "-5s", "0s", "0steps", "1e999tok", "1e99999999999flop", "1.5steps", "0.0001ktok", "5kms", "1Ms"]
-    + ["5 s", "nans", "infs", "1e15flops", "50mtok", "3S", "٣s", "1_000tok", "300s\n300s", "0x10s"],
+NO_BUDGETS = (
+    *("", "300", "s", "-5s", "0s", "0steps", "1e999tok", "1e99999999999flop", "1.5steps", "0.0001ktok", "5kms", "1Ms"),
+    *("5 s", "nans", "infs", "1e15flops", "50mtok", "3S", "٣s", "1_000tok", "300s\n300s", "0x10s"),
 )
+
+
+@pytest.mark.parametrize("text", NO_BUDGETS)
 def test_what_is_no_budget_is_refused_with_examples(text):
     with pytest.raises(ConfigurationError, match="Write it like 300s"):
         Budget.parse(text)

@@ -74,15 +74,16 @@ def test_an_empty_search_creates_a_new_file_and_never_overwrites_one():
     assert "does not exist" in refusal(("models/none.py", "x", "y"))
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/etc/passwd", "/models/gpt.py", "../models/gpt.py", "models/../jaxresearch/config.py", "models/../../x.py"]
-    + ["models/..", "models", "models/", "", ".", "models\\gpt.py", "models/a\\..\\..\\b.py", "models/.hidden.py"]
-    + ["models/.git/hooks/pre-commit.py", ".git/hooks/x.py", "models/gpt.txt", "models/gpt.pth", "models/gpt.pyc"]
-    + ["models/data.npy", "jaxresearch/scoring/scorer.py", "tests/conftest.py", "configs/cpu.yaml", "agents/greedy.py"]
-    + ["modelsx/gpt.py", "xmodels/gpt.py", "Models/gpt.py", "models/g\x00.py", "models/g\n.py", "models/\u202eyp.py"]
-    + [f"models/{'a' * 300}.py", "models/" + "a/" * 200 + "b.py", "setup.py", "models/.py", "~/models/x.py"],
+NOT_THE_SUBJECT = (
+    *("/etc/passwd", "/models/gpt.py", "../models/gpt.py", "models/../jaxresearch/config.py", "models/../../x.py"),
+    *("models/..", "models", "models/", "", ".", "models\\gpt.py", "models/a\\..\\..\\b.py", "models/.hidden.py"),
+    *("models/.git/hooks/pre-commit.py", ".git/hooks/x.py", "models/gpt.txt", "models/gpt.pth", "models/gpt.pyc"),
+    *("models/data.npy", "jaxresearch/scoring/scorer.py", "tests/conftest.py", "configs/cpu.yaml", "agents/greedy.py"),
+    *("modelsx/gpt.py", "xmodels/gpt.py", "Models/gpt.py", "models/g\x00.py", "models/g\n.py", "models/\u202eyp.py"),
 )
+
+
+@pytest.mark.parametrize("path", NOT_THE_SUBJECT)
 def test_only_python_files_of_the_subject_may_change(path):
     assert "is not the subject" in refusal((path, "", "x = 1\n"))
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from jaxresearch.experiment import RunOutcome, Verdict
+from jaxresearch.experiment import RunOutcome, RunProgress, TraceFailure
 from jaxresearch.proposal import Candidate, Hyperparameter
+
+__all__ = ["Executor", "RunProgress", "RunRequest", "TraceFailure", "TracedCandidate", "run_identity"]
 
 
 class TracedCandidate(BaseModel):
@@ -37,17 +38,6 @@ class TracedCandidate(BaseModel):
     flags: tuple[str, ...] = ()
 
 
-class TraceFailure(BaseModel):
-    """A candidate that gave no program: `crash` (it raised), `timeout`, `invalid` (refused by the verifier), ..."""
-
-    model_config = ConfigDict(frozen=True)
-
-    verdict: Verdict
-    reason: str
-    traceback: str = ""
-    trace_seconds: float = 0.0
-
-
 class RunRequest(BaseModel):
     """One run to do. Two requests with one `identity` are the same run.
 
@@ -67,16 +57,6 @@ class RunRequest(BaseModel):
     wall_cap_seconds: float
     trace_seconds: float = 0.0
     sandbox: str = ""
-
-
-@dataclass(frozen=True)
-class RunProgress:
-    """What a live display shows of a run: `stage` is compile, train or score."""
-
-    stage: str
-    progress: float = 0.0
-    loss: float | None = None
-    step: int = 0
 
 
 class Executor(Protocol):

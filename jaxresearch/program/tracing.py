@@ -12,8 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jaxresearch.config import LimitsConfig
-from jaxresearch.execution.base import TraceFailure
-from jaxresearch.experiment import Verdict
+from jaxresearch.experiment import TraceFailure, Verdict
 from jaxresearch.proposal import Candidate, Hyperparameter, Scalar
 from jaxresearch.sandbox import Sandbox, SandboxOutcome, write_tree
 from jaxresearch.text import clean

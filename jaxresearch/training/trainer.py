@@ -15,7 +15,7 @@ import numpy as np
 from jax import stages
 
 from jaxresearch.budget import Budget
-from jaxresearch.execution.base import RunProgress
+from jaxresearch.experiment import RunProgress
 from jaxresearch.program.program import LoadedProgram
 from jaxresearch.training.meter import BudgetTooSmallError, Meter
 

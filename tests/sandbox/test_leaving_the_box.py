@@ -1,0 +1,286 @@
+"""What RED_TEAM.md calls leaving the box, tried by a candidate while it is traced, through the executor."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxresearch.execution.base import TracedCandidate, TraceFailure
+from jaxresearch.experiment import Verdict
+from jaxresearch.proposal import Candidate
+from tests.laboratory import BASELINE, ROOT, TINY
+
+SECRET = "sk-planted-secret-4711"
+HOSTILE = (Path(__file__).parent / "hostile.py").read_text()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _holding_tier(sandbox):
+    if sandbox.tier != "bubblewrap":
+        pytest.skip(f"tier {sandbox.tier} stops no attacker")
+
+
+def hostile(prelude: str) -> Candidate:
+    """The baseline, with `prelude` at the top of its recipe."""
+    text = BASELINE.files["models/recipe.py"]
+    return Candidate(files={**BASELINE.files, "models/recipe.py": prelude + "\n" + text}, config=TINY)
+
+
+@pytest.fixture(scope="module")
+def found(laboratory, tiny_corpus, tmp_path_factory) -> dict:
+    """What each trial of hostile.py came back with."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "netrc").write_text(SECRET)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ANTHROPIC_API_KEY", SECRET)
+    abstract = f"\0jaxresearch-test-{os.getpid()}"
+    with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+        tcp.bind(("127.0.0.1", 0))
+        one.bind(abstract)
+        two.bind(str(folder / "socket"))
+        for server in (tcp, one, two):
+            server.listen()
+        names = {
+            "SECRET": SECRET,
+            "HOME_SECRET": str(folder / "netrc"),
+            "CORPUS": str(tiny_corpus.folder),
+            "REPOSITORY": [str(ROOT), str(ROOT / "jaxresearch"), str(laboratory.root)],
+            "TCP_PORT": tcp.getsockname()[1],
+            "ABSTRACT": abstract,
+            "UNIX_SOCKET": str(folder / "socket"),
+            "HOST_PID": os.getpid(),
+        }
+        lines = "\n".join(f"{name} = {value!r}" for name, value in names.items())
+        outcome = laboratory.trace(hostile(lines + "\n" + HOSTILE))
+    patch.undo()
+    assert isinstance(outcome, TraceFailure)
+    assert outcome.verdict is Verdict.CRASH
+    text = outcome.traceback
+    return json.loads(text[text.index("FOUND{") + 5 : text.rindex("END")])
+
+
+NOTHING = (
+    *("environment", "home", "data", "repository", "interfaces", "docker", "uncounted memory", "kernel settings"),
+    *("site-packages", "write", "path"),
+)
+DENIED = (
+    *("tcp", "udp", "dns", "abstract socket", "path socket", "signal", "fork", "subprocess", "limits", "device modes"),
+    *("symlink", "setuid"),
+)
+
+
+@pytest.mark.parametrize("trial", NOTHING)
+def test_nothing_of_the_hosts_is_found(found, trial):
+    assert found[trial] == []
+
+
+@pytest.mark.parametrize("trial", DENIED)
+def test_the_attempt_is_denied(found, trial):
+    assert isinstance(found[trial], str), found[trial]
+    assert any(error in found[trial] for error in ("Error", "gaierror")), found[trial]
+
+
+def test_no_process_can_be_traced_and_no_namespace_made(found):
+    assert found["ptrace"] == [-1, -1, -1]
+    assert found["namespaces"] == [-1, -1, -1]
+
+
+def test_only_its_own_few_processes_can_be_seen(found):
+    assert len(found["processes"]) <= 3
+    assert {name.rstrip("0123456789.") for name in found["processes"]} <= {"bwrap", "python"}
+
+
+def test_the_disk_is_a_small_one_in_memory(found):
+    sizes = found["room"]
+    assert 0 < sizes["/tmp"] <= 70_000_000
+    assert sizes["/dev/shm"] <= 70_000_000
+    assert [sizes[folder] for folder in ("/dev", "/var/tmp", "/candidate", "/")] == [0, 0, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def strict(make_laboratory):
+    """A laboratory with little patience."""
+    return make_laboratory(limits={"trace_seconds": 12, "memory_bytes": 3_000_000_000, "program_bytes": 1_000_000})
+
+
+def failure(laboratory, candidate) -> TraceFailure:
+    outcome = laboratory.trace(candidate)
+    assert isinstance(outcome, TraceFailure), outcome
+    return outcome
+
+
+def processes_named(marker: str) -> list[str]:
+    found = []
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path("/proc", process, "cmdline").read_bytes()
+        except OSError:
+            continue
+        if marker.encode() in command:
+            found.append(process)
+    return found
+
+
+def test_endless_python_is_a_timeout_and_nothing_stays_alive(make_laboratory, strict):
+    started = time.monotonic()
+    outcome = failure(strict, hostile("import signal\nsignal.signal(15, signal.SIG_IGN)\nwhile True: pass"))
+    assert outcome.verdict is Verdict.TIMEOUT
+    assert outcome.reason == "tracing took longer than 12 s"
+    assert time.monotonic() - started < 20
+    assert not processes_named("/tracer.py")
+
+
+def test_memory_is_capped_and_the_host_unharmed(strict):
+    bomb = "hoard = []\nwhile True: hoard.append(bytearray(100_000_000))"
+    outcome = failure(strict, hostile(bomb))
+    assert outcome.verdict is Verdict.CRASH
+    assert "MemoryError" in outcome.reason
+
+
+def test_a_flood_of_log_is_cut_to_its_tail(strict):
+    flood = "print('x' * 50_000_000)\nprint('the last words', flush=True)\nimport os; os._exit(7)"
+    outcome = failure(strict, hostile(flood))
+    assert outcome.verdict is Verdict.CRASH
+    assert "exit status 7" in outcome.reason
+    assert len(outcome.traceback) <= 65_536
+    assert outcome.traceback.rstrip().endswith("the last words")
+
+
+def test_a_flood_on_the_result_channel_is_invalid_and_bounded(strict):
+    flood = """
+import os
+for descriptor in range(3, 20):
+    try:
+        for _ in range(100): os.write(descriptor, b"x" * 1_000_000)
+    except OSError: pass
+os._exit(0)
+"""
+    outcome = failure(strict, hostile(flood))
+    assert outcome.verdict is Verdict.INVALID
+    assert outcome.reason in ("tracing wrote more than a program may hold", "the tracer's output is malformed")
+
+
+FORGE = """
+import json, os
+def forge(header, *blobs):
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    data = len(encoded).to_bytes(8, "big") + encoded + b"".join(blobs)
+    for descriptor in range(3, 20):
+        try: os.write(descriptor, data)
+        except OSError: pass
+    os._exit(0)
+FIELD = {"name": "lr", "value": 0.5, "traced": True}
+def header(**changes):
+    return {"hyperparameters": [FIELD], "traced": ["lr"], "phases": [[1.0, 4, 16]], "leaves": ["w"], "metrics": ["loss"],
+            "blobs": [0, 0, 0]} | changes
+"""
+FORGERIES = {
+    "no JSON": 'b"{"',
+    "no object": "[1, 2]",
+    "text": '"error"',
+    "null error": '{"error": None, "traceback": 3}',
+    "deep": 'b"[" * 100_000',
+    "a number that no float holds": "header(hyperparameters=[FIELD | {'value': 10**400}])",
+    "infinite": "header(hyperparameters=[FIELD | {'value': float('inf')}])",
+    "bounds that are no numbers": "header(hyperparameters=[FIELD | {'low': float('nan')}])",
+    "half a surrogate pair": "header(hyperparameters=[FIELD | {'name': '\\ud800'}], traced=['\\ud800'])",
+    "a name that is none": "header(hyperparameters=[FIELD | {'name': 'a; DROP'}], traced=['a; DROP'])",
+    "negative sizes": "header(blobs=[-1, 0, 0])",
+    "sizes beyond the end": "header(blobs=[10**30, 0, 0])",
+    "empty modules": "header()",
+    "no phases": "header(phases=[], blobs=[0, 0])",
+    "too many modules": "header(blobs=[0] * 50)",
+    "score": '{"val_bpb": 0.1}',
+}
+
+
+@pytest.mark.parametrize(
+    "forgery", ["no JSON", "a number that no float holds", "half a surrogate pair", "empty modules"]
+)
+def test_forged_results_are_a_verdict_and_never_an_exception(strict, forgery):
+    """Through the whole path for a few; `test_every_forged_result_is_a_verdict` reads them all."""
+    assert failure(strict, hostile(FORGE + f"forge({FORGERIES[forgery]})")).verdict in (Verdict.INVALID, Verdict.CRASH)
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_every_forged_result_is_a_verdict(forgery):
+    from jaxresearch.config import LimitsConfig
+    from jaxresearch.program.tracing import TracedModules, _read
+    from jaxresearch.sandbox import SandboxOutcome
+
+    space: dict = {}
+    exec(FORGE, space)
+    header = eval(FORGERIES[forgery], space)
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    output = len(encoded).to_bytes(8, "big") + encoded
+    outcome = _read(SandboxOutcome(0, output, False, "", False, 1.0), LimitsConfig())
+    survives = forgery in ("empty modules", "no phases", "too many modules")  # the verifier's to refuse
+    assert isinstance(outcome, TracedModules if survives else TraceFailure)
+
+
+def test_printed_scores_and_written_results_change_nothing(laboratory, baseline):
+    loud = """
+import json
+print("val_bpb: 0.1"); print(json.dumps({"result": {"val_bpb": 0.1, "status": "completed"}}))
+for name in ("/tmp/metrics.json", "/tmp/results.tsv"):
+    with open(name, "w") as file: file.write("val_bpb\\t0.1")
+"""
+    traced = laboratory.trace(hostile(loud))
+    assert isinstance(traced, TracedCandidate)
+    assert traced.program == baseline.program
+
+
+def test_shadowing_the_standard_library_and_jax_from_the_tree_reaches_nobody(laboratory, baseline):
+    evil = "raise SystemExit('shadowed')\n"
+    names = ("models/json.py", "models/jax.py", "models/jax/__init__.py", "models/os.py", "models/dataclasses.py")
+    names += ("models/sitecustomize.py", "models/usercustomize.py", "models/flax.py")
+    traced = laboratory.trace(Candidate(files={**BASELINE.files, **dict.fromkeys(names, evil)}, config=TINY))
+    assert isinstance(traced, TracedCandidate), traced
+    assert traced.program == baseline.program
+
+
+def test_patching_the_tracing_process_gains_no_figure_that_counts(laboratory, baseline):
+    """It owns that process: what it can reach is the StableHLO it hands in, and the verifier reads that."""
+    patch = """
+import dataclasses, json, time
+import jax, optax, numpy
+from jax import export
+honest = json.dumps
+json.dumps = lambda value, *rest, **named: honest(
+    {**value, "parameters": 1, "step_flops": [0.0], "val_bpb": 0.0, "program": "sha256:" + "0" * 64}
+    if isinstance(value, dict) and "phases" in value else value, *rest, **named)
+optax.softmax_cross_entropy_with_integer_labels = lambda logits, labels: jax.numpy.zeros(labels.shape)
+time.monotonic = time.time = lambda: 0.0
+numpy.array_equal = lambda *rest: True
+"""
+    traced = laboratory.trace(hostile(patch))
+    assert isinstance(traced, TracedCandidate)
+    assert traced.parameters == baseline.parameters
+    assert traced.step_flops[0] > 0.1 * baseline.step_flops[0]  # only what no longer depends on the loss is gone
+    assert traced.trace_seconds > 0.1
+    assert traced.program != baseline.program
+
+
+def test_a_callback_into_python_cannot_be_traced(laboratory):
+    call = """
+import jax
+def peek(x): return jax.pure_callback(lambda y: y, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+import jax.numpy as jnp
+tanh = jnp.tanh
+jnp.tanh = lambda x: tanh(peek(x))
+"""
+    outcome = laboratory.trace(hostile(call))
+    assert isinstance(outcome, TraceFailure)
+    assert outcome.verdict in (Verdict.CRASH, Verdict.INVALID)
+
+
+def test_control_characters_of_a_candidate_do_not_reach_its_reason(laboratory):
+    outcome = failure(laboratory, hostile("raise ValueError('\\x1b[2J\\x1b]0;x\\x07\\u202egood')"))
+    assert "\x1b" not in outcome.reason + outcome.traceback
+    assert "\u202e" not in outcome.reason
+    assert outcome.reason.startswith("ValueError: [2J]0;xgood (models/recipe.py, line 1)")

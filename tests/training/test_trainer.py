@@ -1,0 +1,208 @@
+"""The trainer on a program of two numbers, whose every value can be computed by hand."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxresearch.budget import Budget
+from jaxresearch.data.batches import Batches
+from jaxresearch.program.program import load, store
+from jaxresearch.program.verifier import ProgramLimits, Signature, verify
+from jaxresearch.training.trainer import TrainingFailedError, compile_program, train
+from tests.program.modules import exported
+from tests.training.test_meter import Clock
+
+SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
+LR = {"lr": 0.25}
+ROWS = {length: np.arange(50 * (length + 1), dtype=np.uint16).reshape(50, length + 1) % 100 for length in (4, 8)}
+
+
+def init(seed, lr):
+    """(weight, a record of the progress and of the tokens that the steps saw)."""
+    return [seed.astype(jnp.float32) / 8 + 1, jnp.zeros(3)]
+
+
+def step(weight, seen, tokens, progress, lr):
+    mean = tokens.astype(jnp.float32).mean() / 100
+    gradient = 2 * (weight - mean)
+    record = seen + jnp.stack([progress, jnp.float32(1), tokens.sum().astype(jnp.float32)])
+    return [weight - lr * gradient, record, (weight - mean) ** 2]
+
+
+def logits(weight, seen, tokens):
+    return [jnp.broadcast_to(weight, (2, 4, 8))]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Phases -> the compiled program, with another train_step if one is given."""
+    root = tmp_path_factory.mktemp("programs")
+    known = {}
+
+    def make(phases=((1.0, 4, 4),), step=step, init=init):
+        key = phases, step, init
+        if key not in known:
+            leaves = SCALAR, jax.ShapeDtypeStruct((3,), jnp.float32)
+            blobs = [exported(init, jax.ShapeDtypeStruct((), jnp.uint32), SCALAR)]
+            for _, batch, length in phases:
+                tokens = jax.ShapeDtypeStruct((batch, length + 1), jnp.int32)
+                blobs.append(exported(step, *leaves, tokens, SCALAR, SCALAR))
+            blobs.append(exported(logits, *leaves, jax.ShapeDtypeStruct((2, 4), jnp.int32)))
+            facts = {"traced": ("lr",), "phases": phases, "metrics": ("loss",)}
+            verified = verify(blobs, **facts, wanted=Signature(2, 4, 8), limits=ProgramLimits(10**6, 1000, 100))
+            names = {"platform": "cpu", "leaves": ("w", "s"), "signature": (2, 4, 8)}
+            known[key] = compile_program(load(root, store(root, verified, **facts, **names).program))
+        return known[key]
+
+    return make
+
+
+def run(program, budget="5steps", seed=0, **settings):
+    defaults = {
+        "traced": LR,
+        "budget": Budget.parse(budget),
+        "seed": seed,
+        "batches": lambda length: Batches(ROWS[length], 1, seed),
+        "wall_cap_seconds": 60,
+    }
+    return train(program, **{**defaults, **settings})
+
+
+def by_hand(steps, seed=0, batch=4, length=4):
+    """Losses and final state of a plain jax loop over the same rows."""
+    state, source, cursor, losses = init(jnp.uint32(seed), 0.25), Batches(ROWS[length], 1, seed), 0, []
+    plain = jax.jit(step)
+    for number in range(steps):
+        tokens, cursor = source.take(cursor, batch)
+        *state, loss = plain(*state, tokens, jnp.float32(number / steps), jnp.float32(0.25))
+        losses.append(float(loss))
+    return losses, state
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_training_is_the_plain_loop_and_warming_up_trains_nothing(compiled, steps):
+    """A warm-up that trained, a first batch that was skipped, or one step too many would move every figure."""
+    losses, (weight, seen) = by_hand(steps)
+    trained = run(compiled(), f"{steps}steps")
+    assert [loss for _, loss in trained.curve] == [round(loss, 5) for loss in losses]
+    assert trained.loss == losses[-1]
+    assert np.array_equal(trained.leaves[0], weight)
+    assert np.array_equal(trained.leaves[1], seen)
+
+
+def test_the_step_is_told_the_share_of_the_budget_that_is_spent(compiled):
+    trained = run(compiled(), "5steps")
+    progress, steps, _ = np.asarray(trained.leaves[1])
+    assert steps == trained.steps == 5
+    assert progress == pytest.approx(0 + 0.2 + 0.4 + 0.6 + 0.8)
+    assert [round(at, 5) for at, _ in trained.curve] == [0, 0.2, 0.4, 0.6, 0.8]
+
+
+@pytest.mark.parametrize(("budget", "steps"), [("160tok", 10), ("175tok", 10), ("16tok", 1), ("3steps", 3)])
+def test_steps_and_tokens_are_exact(compiled, budget, steps):
+    trained = run(compiled(), budget)
+    assert (trained.steps, trained.tokens) == (steps, 16 * steps)
+
+
+def test_flops_are_exact(compiled):
+    program = compiled()
+    one = program.program.manifest.step_flops[0]
+    trained = run(program, f"{one * 6.5:.1f}flop")
+    assert (trained.steps, trained.flops) == (6, 6 * one)
+
+
+@pytest.mark.parametrize("budget", ["15tok", "1flop"])
+def test_a_budget_below_one_step_fails_clearly(compiled, budget):
+    with pytest.raises(TrainingFailedError, match="one step alone exceeds the budget") as caught:
+        run(compiled(), budget)
+    assert not caught.value.timeout
+
+
+def test_an_uncountable_step_is_refused_under_a_flop_budget(compiled):
+    def endless(weight, seen, tokens, progress, lr):
+        count = jax.lax.while_loop(lambda n: n < tokens[0, 0], lambda n: n + 1, 0)
+        return [weight, seen, jnp.float32(1) + 0 * count]
+
+    with pytest.raises(TrainingFailedError, match="trip count is unknown"):
+        run(compiled(step=endless), "1e9flop")
+    assert run(compiled(step=endless), "2steps").steps == 2
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(compiled):
+    first, again, other = run(compiled(), seed=3), run(compiled(), seed=3), run(compiled(), seed=4)
+    assert first.curve == again.curve
+    assert np.array_equal(first.leaves[1], again.leaves[1])
+    assert first.curve != other.curve
+    assert first.seed_matters
+
+
+def test_phases_change_batch_and_length_when_their_share_is_spent(compiled):
+    phases = ((0.5, 4, 4), (1.0, 3, 8))
+    trained = run(compiled(phases=phases), "96tok")
+    assert trained.tokens == 3 * 16 + 2 * 24  # 48 of 96 tokens is half
+    assert trained.steps == 5
+    first, second = Batches(ROWS[4], 1, 0).take(0, 12)[0], Batches(ROWS[8], 1, 0).take(0, 6)[0]
+    assert np.asarray(trained.leaves[1])[2] == first.sum() + second.sum()
+
+
+def test_a_loss_that_is_not_finite_is_a_crash_with_its_step(compiled):
+    def breaks(weight, seen, tokens, progress, lr):
+        return [weight, seen, jnp.where(progress >= 0.6, jnp.nan, 1.0)]
+
+    with pytest.raises(TrainingFailedError, match="not finite at step 3") as caught:
+        run(compiled(step=breaks), "5steps")
+    assert (caught.value.step, caught.value.timeout) == (3, False)
+    assert [loss for _, loss in caught.value.curve] == [1.0, 1.0, 1.0]
+
+
+def test_a_loss_that_explodes_is_a_crash_with_its_step(compiled):
+    def explodes(weight, seen, tokens, progress, lr):
+        return [weight, seen, jnp.where(progress >= 0.8, 1e6, 1.0)]
+
+    with pytest.raises(TrainingFailedError, match="exploded to 1e\\+06 at step 4"):
+        run(compiled(step=explodes), "5steps")
+
+
+def test_a_run_that_outlasts_the_wall_cap_is_cut_as_a_timeout(compiled):
+    clock = Clock()
+
+    def tick(_):
+        clock.now += 10
+
+    with pytest.raises(TrainingFailedError, match=r"cut after 45 s, at .*%.* of its budget, step 6") as caught:
+        run(compiled(), "1000steps", clock=clock, on_progress=tick, wall_cap_seconds=45)
+    assert caught.value.timeout
+
+
+def test_a_budget_in_seconds_ends_by_our_clock(compiled):
+    clock, reported = Clock(), []
+
+    def tick(progress):
+        reported.append(progress)
+        clock.now += 1.5
+
+    trained = run(compiled(), "10s", clock=clock, on_progress=tick)
+    assert trained.steps == len(reported) == 7
+    assert trained.train_seconds == 10.5
+    assert np.asarray(trained.leaves[1])[0] == pytest.approx(sum(1.5 * step / 10 for step in range(7)))
+
+
+def test_progress_is_reported_for_each_step(compiled):
+    reported = []
+    run(compiled(), "4steps", on_progress=reported.append)
+    assert [(one.stage, one.step, one.progress) for one in reported] == [("train", n, n / 4) for n in range(1, 5)]
+
+
+def test_a_step_that_changes_nothing_and_an_init_that_ignores_its_seed_are_noticed(compiled):
+    def idle(weight, seen, tokens, progress, lr):
+        return [weight, seen, jnp.float32(1)]
+
+    def lucky(seed, lr):
+        return [jnp.float32(1.5) + 0 * seed, jnp.zeros(3)]
+
+    trained = run(compiled(step=idle, init=lucky))
+    assert (trained.changed, trained.seed_matters) == (False, False)
+    assert run(compiled()).changed
