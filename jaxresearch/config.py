@@ -42,10 +42,19 @@ class EvaluationConfig(_Part):
 
 
 class AcceptanceConfig(_Part):
-    """When a contender is better: see jaxresearch.statistics.acceptance."""
+    """When a contender is better: see jaxresearch.statistics.rules."""
 
-    runs: int = Field(default=3, ge=2, le=64, description="seeds of the baseline, and of a contender before it is kept")
-    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="one-sided level of the paired test")
+    rule: Literal["paired", "fixed", "greedy"] = Field(
+        default="paired",
+        description="paired: sequential test; fixed: `runs` pairs each; greedy: any decrease, untested",
+    )
+    alpha: float = Field(default=0.01, gt=0, lt=0.5, description="false keeps for each contender of no effect, at most")
+    runs: int = Field(default=3, ge=2, le=64, description="seeds of the baseline, and pairs under `fixed`")
+    max_runs: int = Field(default=6, ge=2, le=64, description="pairs of one contender under `paired`, at most")
+    control: Literal["contender", "study"] = Field(
+        default="contender",
+        description="study: 5 % for the whole study, shared out evenly, instead of `alpha` for each",
+    )
 
 
 class StrategyConfig(BaseModel):

@@ -11,7 +11,7 @@ from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
-from jaxresearch.statistics.noise import NoiseFloor, noise_floor
+from jaxresearch.statistics.noise import NoiseFloor, seed_noise
 from jaxresearch.study.events import (
     Checked,
     Decided,
@@ -136,12 +136,8 @@ class History:
 
     @property
     def noise(self) -> NoiseFloor | None:
-        """The noise floor, from the baseline's seeds.
-
-        Replicated contenders are not pooled in yet. They share the baseline's seeds, and scores on one seed move
-        together, so counting them as independent would claim more degrees of freedom than there are.
-        """
-        return noise_floor([list(self.baseline.experiment.scores.values())])
+        """The noise floor: between seeds of one experiment, pooled over all that ran on two or more."""
+        return seed_noise([entry.experiment.scores for entry in self.entries])
 
     def known_run(self, identity: str) -> tuple[int, CompletedRun] | None:
         """The completed run called `identity`, with the number of the experiment that it was made for."""
@@ -203,9 +199,7 @@ class History:
                 assert_never(event)
 
     def _with_session(self) -> History:
-        entries = tuple(
-            replace(entry, running=None, faults=()) if entry.verdict is None else entry for entry in self.entries
-        )
+        entries = tuple(replace(entry, running=None, faults=()) for entry in self.entries)
         return replace(
             self,
             entries=entries,
@@ -276,6 +270,7 @@ class History:
         lost = event.verdict is Verdict.INFRASTRUCTURE
         moved = self._changed(event.number, decision=event)
         moved = moved._published(event.number, verdict=event.verdict, reason=event.reason)
+        moved = moved._changed(self.incumbent_number, faults=())
         return replace(
             moved,
             incumbent_number=event.number if event.verdict is Verdict.KEEP else self.incumbent_number,

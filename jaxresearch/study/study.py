@@ -15,7 +15,8 @@ from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor
 from jaxresearch.proposal import Candidate
-from jaxresearch.statistics.acceptance import Acceptance, ReplicatedPairs
+from jaxresearch.statistics.acceptance import Acceptance
+from jaxresearch.statistics.rules import make_rule
 from jaxresearch.strategy import Strategy
 from jaxresearch.study.driver import Driver, Ending
 from jaxresearch.study.events import StudyCreated
@@ -144,7 +145,6 @@ class Study:
         Raises `StudyLocked` when another process drives it, and `JaxresearchError` when it cannot go on as things are.
         The caller closes `executor`.
         """
-        rule = self.config.acceptance
         with sole_driver(self.layout.lock, now=self._clock()):
             self._journal = Journal(self._journal.ledger, reporter or NullReporter())
             driver = Driver(
@@ -153,7 +153,7 @@ class Study:
                 executor=executor,
                 strategy=strategy,
                 model_factory=model_factory,
-                acceptance=acceptance or ReplicatedPairs(runs=rule.runs, alpha=rule.alpha),
+                acceptance=acceptance or make_rule(self.config),
                 instructions=self._instructions,
                 stop=stop or Stop(),
                 clock=self._clock,
