@@ -20,6 +20,7 @@ _COMMANDS = {
     "resume": "study",
     "status": "show",
     "show": "show",
+    "confirm": "confirm",
     "export": "export",
     "strategies": "listing",
     "subjects": "listing",

@@ -14,6 +14,7 @@ from jaxresearch.cli.common import Output, output_options
 from jaxresearch.cli.live import outcome_text, score_text
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, Verdict
+from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.noise import NoiseFloor
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.history import History
@@ -91,6 +92,8 @@ def print_study(console: Console, history: History, folder: Path) -> None:
     )
     if history.stopped is None or not history.stopped.finished:
         console.print(f"jaxresearch resume {folder}   to go on", markup=False)
+    elif history.incumbent_number:
+        console.print(f"jaxresearch confirm {folder}   whether the gain holds on the sealed test", markup=False)
     console.print(f"jaxresearch export {folder} --format tsv   the log", markup=False)
 
 
@@ -100,7 +103,8 @@ def _conclusion(history: History) -> list[str]:
     if baseline.val_bpb is not None and best.val_bpb is not None:
         lines.append(f"baseline   val_bpb {score_text(baseline)} over {len(baseline.scores)} seeds")
         if best.number != 0:
-            gain = baseline.val_bpb - best.val_bpb
+            paired = paired_gain(baseline.scores, best.scores)
+            gain = paired.mean_bpb if paired is not None else baseline.val_bpb - best.val_bpb
             lines.append(
                 f"best       val_bpb {score_text(best)}, experiment {best.number}: {gain:.4f} below the baseline"
             )

@@ -24,6 +24,8 @@ from jaxresearch.study.events import (
     SessionStarted,
     Stopped,
     StudyCreated,
+    TestOpened,
+    TestScored,
     Traced,
     TraceOutcome,
 )
@@ -73,6 +75,22 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """One opening of the sealed test: which experiments, on which seeds, and what their runs gave so far."""
+
+    event: TestOpened
+    outcomes: tuple[tuple[int, RunOutcome], ...] = ()
+
+    def run(self, number: int, seed: int) -> RunOutcome | None:
+        """The last outcome of experiment `number` with `seed`; infrastructure failures do not count."""
+        for at, outcome in reversed(self.outcomes):
+            lost = isinstance(outcome, FailedRun) and outcome.verdict is Verdict.INFRASTRUCTURE
+            if at == number and outcome.seed == seed and not lost:
+                return outcome
+        return None
+
+
+@dataclass(frozen=True)
 class History:
     """A study up to one event. Made by `fold`, moved on by `apply`; the two agree.
 
@@ -81,6 +99,7 @@ class History:
     by candidate fingerprint. failed_proposals: in all, the last for `last_failure`.
     proposal_streak, infrastructure_streak: failed proposals and lost experiments in a row, this session.
     stopped: how the last session ended, None while one is going (or was killed).
+    openings: of the sealed test, by `confirm`. Their runs and their time are not the study's.
     """
 
     created: StudyCreated
@@ -101,6 +120,7 @@ class History:
     sessions: int = 0
     costs: Costs = Costs()
     stopped: Stopped | None = None
+    openings: tuple[Opening, ...] = ()
 
     @property
     def config(self) -> StudyConfig:
@@ -160,7 +180,8 @@ class History:
 
     def apply(self, stored: StoredEvent) -> History:
         """The history one event later. Raises `JaxresearchError` when the event cannot follow."""
-        elapsed = 0.0 if isinstance(stored.event, SessionStarted) else max(0.0, stored.time - self.time)
+        between = isinstance(stored.event, SessionStarted | TestOpened | TestScored)
+        elapsed = 0.0 if between else max(0.0, stored.time - self.time)
         costs = replace(self.costs, wall_seconds=self.costs.wall_seconds + elapsed)
         moved = replace(self, seq=stored.seq, head=stored.hash, time=stored.time, costs=costs)
         try:
@@ -193,6 +214,12 @@ class History:
                 return self._with_run(event)
             case Decided():
                 return self._with_decision(event)
+            case TestOpened():
+                return replace(self, openings=(*self.openings, Opening(event)))
+            case TestScored():
+                *before, last = self.openings
+                outcomes = (*last.outcomes, (event.number, event.outcome))
+                return replace(self, openings=(*before, replace(last, outcomes=outcomes)))
             case Stopped():
                 return replace(self, stopped=event)
             case _:

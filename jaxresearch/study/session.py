@@ -51,10 +51,7 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
         max_output_tokens=config.llm.max_output_tokens,
     )
     strategy = make_strategy(config.strategy.name, config.strategy.options)
-    corpus = _prepare(config, on_preparation)
-    study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
-    sandbox = await choose_sandbox(config.sandbox.require)
-    executor = LocalExecutor.create(config, corpus, sandbox, programs=study.layout.programs, runs=study.layout.runs)
+    executor = await _executor(study, on_preparation)
     stop = Stop()
     try:
         with stop_on_signals(stop):
@@ -67,6 +64,25 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
             )
     finally:
         await executor.close()
+
+
+async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_preparation: OnPreparation) -> None:
+    """`Study.confirm` with the executor that this machine has. Signals as for `drive`; then it raises `Interrupted`."""
+    executor, stop = await _executor(study, on_preparation), Stop()
+    try:
+        with stop_on_signals(stop):
+            await study.confirm(executor, reporter, stop, count=count)
+    finally:
+        await executor.close()
+
+
+async def _executor(study: Study, on_preparation: OnPreparation) -> LocalExecutor:
+    """Runs of `study` on this machine; refuses another corpus than the study's. The caller closes it."""
+    config = study.config
+    corpus = _prepare(config, on_preparation)
+    study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
+    sandbox = await choose_sandbox(config.sandbox.require)
+    return LocalExecutor.create(config, corpus, sandbox, programs=study.layout.programs, runs=study.layout.runs)
 
 
 def _prepare(config: StudyConfig, on_preparation: OnPreparation) -> Corpus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
@@ -18,6 +18,7 @@ from jaxresearch.proposal import Candidate
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.statistics.rules import make_rule
 from jaxresearch.strategy import Strategy
+from jaxresearch.study.confirm import DEFAULT_SEEDS, confirm, fresh_seeds
 from jaxresearch.study.driver import Driver, Ending
 from jaxresearch.study.events import StudyCreated
 from jaxresearch.study.history import History
@@ -159,6 +160,24 @@ class Study:
                 clock=self._clock,
             )
             return await driver.drive()
+
+    async def confirm(
+        self,
+        executor: Executor,
+        reporter: Reporter | None = None,
+        stop: Stop | None = None,
+        *,
+        count: int = DEFAULT_SEEDS,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
+        """Open the sealed test for baseline and incumbent on `count` fresh seeds (or these), or finish an opening.
+
+        Raises as `run` does, and `Interrupted` when `stop` was requested; calling it again goes on.
+        """
+        with sole_driver(self.layout.lock, now=self._clock()):
+            self._journal = Journal(self._journal.ledger, reporter or NullReporter())
+            chosen = tuple(seeds) if seeds is not None else fresh_seeds(self.history, count)
+            await confirm(self._journal, executor, chosen, stop or Stop())
 
     def close(self) -> None:
         self._journal.ledger.close()
