@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from yaml import YAMLError
 
 from jaxresearch.budget import Budget
@@ -142,7 +142,42 @@ class StudyConfig(_Part):
             raise ValueError(str(error)) from None
 
 
-def load_config(file: Path | None, overrides: Sequence[str] = ()) -> StudyConfig:
+class TournamentPart(_Part):
+    """What is compared, and the one budget that binds each arm in each repeat."""
+
+    arms: tuple[str, ...] = Field(default=(), description="STRATEGY, or STRATEGY:LLM such as greedy:anthropic:...")
+    repeats: int = Field(default=8, ge=1, le=900)
+    accelerator_seconds: float | None = Field(
+        default=None, gt=0, description="of one arm in one repeat, replicates too"
+    )
+    flops: float | None = Field(default=None, gt=0, description="of one arm in one repeat's trainings")
+    final_seeds: int = Field(default=3, ge=1, le=400, description="fresh seeds on which final incumbents run again")
+    controls: bool = Field(default=True, description="add the arms `independent` and `random_search`")
+
+    @model_validator(mode="after")
+    def _one_budget_binds(self) -> TournamentPart:
+        if self.accelerator_seconds is not None and self.flops is not None:
+            raise ValueError("give accelerator_seconds or flops, not both: one budget binds")
+        return self
+
+
+class TournamentConfig(StudyConfig):
+    """A tournament: the study that every arm runs, and how the arms are compared.
+
+    Without accelerator_seconds and flops, `experiments` is the budget that binds; else it is a further cap.
+    """
+
+    tournament: TournamentPart = TournamentPart()
+
+    @property
+    def study(self) -> StudyConfig:
+        return StudyConfig.model_validate(self.model_dump(exclude={"tournament"}))
+
+
+Config = TypeVar("Config", bound=StudyConfig)
+
+
+def load_config(file: Path | None, overrides: Sequence[str] = (), kind: type[Config] = StudyConfig) -> Config:
     """The settings of `file` (all defaults when None) with `overrides` ("key.sub=value") on top.
 
     Raises `ConfigurationError` that names the offending key.
@@ -161,13 +196,16 @@ def load_config(file: Path | None, overrides: Sequence[str] = ()) -> StudyConfig
         merged = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))), resolve=True)
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
         raise ConfigurationError(f"--set: {_first_line(error)}.") from None
-    return validate_config(merged)
+    return validate_config(merged, kind)
 
 
-def validate_config(settings: object) -> StudyConfig:
-    """`settings` as a StudyConfig; raises `ConfigurationError` such as `limits.trace_secnds: Extra inputs ...`."""
+def validate_config(settings: object, kind: type[Config] = StudyConfig) -> Config:
+    """`settings` as a configuration of that kind.
+
+    Raises `ConfigurationError` such as `limits.trace_secnds: Extra inputs ...`.
+    """
     try:
-        return StudyConfig.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "configuration"

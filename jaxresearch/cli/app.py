@@ -20,6 +20,7 @@ _COMMANDS = {
     "resume": "study",
     "status": "show",
     "show": "show",
+    "compare": "compare",
     "confirm": "confirm",
     "export": "export",
     "strategies": "listing",

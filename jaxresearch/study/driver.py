@@ -61,6 +61,7 @@ class Driver:
         instructions: Callable[[], str],
         stop: Stop,
         clock: Callable[[], float],
+        pause: Callable[[History], str | None] = lambda history: None,
     ) -> None:
         self._journal = journal
         self._workspace = workspace
@@ -71,6 +72,7 @@ class Driver:
         self._instructions = instructions
         self._stop = stop
         self._clock = clock
+        self._pause = pause
 
     @property
     def _history(self) -> History:
@@ -98,7 +100,8 @@ class Driver:
         while True:
             if self._stop.requested:
                 raise Interrupted
-            ending = await self._do_next()
+            reason = self._pause(self._history) if self._history.pending is None else None
+            ending = await self._do_next() if reason is None else Ending(reason, finished=False, interrupted=False)
             if ending is not None:
                 return ending
 

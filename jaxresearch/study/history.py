@@ -64,10 +64,12 @@ class Entry:
 @dataclass(frozen=True)
 class Costs:
     """What a study has used. Accelerator seconds are compiling, training and scoring, infrastructure failures included;
-    shared runs cost nothing. Wall seconds are those of its sessions. `llm_cost_usd` leaves unpriced models out."""
+    shared runs cost nothing. `flops` are those of completed trainings. Wall seconds are those of its sessions.
+    `llm_cost_usd` leaves unpriced models out."""
 
     accelerator_seconds: float = 0.0
     train_seconds: float = 0.0
+    flops: float = 0.0
     wall_seconds: float = 0.0
     llm_calls: int = 0
     llm_tokens: int = 0
@@ -349,4 +351,5 @@ def _costs_with(costs: Costs, outcome: RunOutcome) -> Costs:
         costs,
         accelerator_seconds=costs.accelerator_seconds + used,
         train_seconds=costs.train_seconds + outcome.train_seconds,
+        flops=costs.flops + (outcome.flops if isinstance(outcome, CompletedRun) else 0.0),
     )

@@ -66,6 +66,15 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
         await executor.close()
 
 
+async def open_executor(
+    config: StudyConfig, on_preparation: OnPreparation, *, programs: Path, runs: Path
+) -> tuple[LocalExecutor, Corpus]:
+    """An executor of runs as `config` says, on this machine, and its corpus. The caller closes it."""
+    corpus = _prepare(config, on_preparation)
+    sandbox = await choose_sandbox(config.sandbox.require)
+    return LocalExecutor.create(config, corpus, sandbox, programs=programs, runs=runs), corpus
+
+
 async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_preparation: OnPreparation) -> None:
     """`Study.confirm` with the executor that this machine has. Signals as for `drive`; then it raises `Interrupted`."""
     executor, stop = await _executor(study, on_preparation), Stop()
@@ -78,11 +87,11 @@ async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_prep
 
 async def _executor(study: Study, on_preparation: OnPreparation) -> LocalExecutor:
     """Runs of `study` on this machine; refuses another corpus than the study's. The caller closes it."""
-    config = study.config
-    corpus = _prepare(config, on_preparation)
+    executor, corpus = await open_executor(
+        study.config, on_preparation, programs=study.layout.programs, runs=study.layout.runs
+    )
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
-    sandbox = await choose_sandbox(config.sandbox.require)
-    return LocalExecutor.create(config, corpus, sandbox, programs=study.layout.programs, runs=study.layout.runs)
+    return executor
 
 
 def _prepare(config: StudyConfig, on_preparation: OnPreparation) -> Corpus:

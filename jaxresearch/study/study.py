@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
@@ -25,7 +25,7 @@ from jaxresearch.study.history import History
 from jaxresearch.study.identity import candidate_fingerprint, text_fingerprint
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.layout import StudyLayout, create_folder
-from jaxresearch.study.ledger import Ledger
+from jaxresearch.study.ledger import Ledger, StoredEvent
 from jaxresearch.study.lock import sole_driver
 from jaxresearch.study.reporter import NullReporter, Reporter
 from jaxresearch.study.stopping import Stop
@@ -105,6 +105,10 @@ class Study:
         self._journal = Journal(self._journal.ledger)
         return self.history
 
+    def events(self) -> Iterator[StoredEvent]:
+        """The ledger, from its first event on."""
+        yield from self._journal.ledger.read()
+
     def diff(self, number: int) -> str:
         """Unified diff of experiment `number` against its parent."""
         return diff_of(self.history, self.workspace, number)
@@ -140,8 +144,11 @@ class Study:
         stop: Stop | None = None,
         *,
         acceptance: Acceptance | None = None,
+        pause: Callable[[History], str | None] = lambda history: None,
     ) -> Ending:
         """Drive the study until it ends or `stop` is requested. Calling it again, in any process, goes on.
+
+        pause: asked whenever nothing is pending; a reason ends the session there, in good order.
 
         Raises `StudyLocked` when another process drives it, and `JaxresearchError` when it cannot go on as things are.
         The caller closes `executor`.
@@ -158,6 +165,7 @@ class Study:
                 instructions=self._instructions,
                 stop=stop or Stop(),
                 clock=self._clock,
+                pause=pause,
             )
             return await driver.drive()
 
