@@ -52,9 +52,9 @@ def confirm(study: Path, seeds: int, again: bool, output: Output) -> int:
 
 
 def _print(console: Console, facts: dict[str, Any]) -> None:
-    for name in dict.fromkeys(("baseline", "incumbent")):
+    for name in ("baseline", "incumbent"):
         arm = facts[name]
-        if arm["test_bpb"] is None:
+        if arm["test_bpb"] is None or (name == "incumbent" and arm["experiment"] == 0):
             continue
         spread = f" ± {arm['test_sem']:.4f}" if arm["test_sem"] is not None else ""
         console.print(
