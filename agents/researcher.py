@@ -185,16 +185,21 @@ def show_experiment(context: RunContext[Desk], number: int) -> str:
 
 
 async def _reviewed(context: RunContext[Desk], change: Change) -> Change:
-    """Accept `change`, or say precisely what to repair; after the last repair, give the proposal up."""
+    """Accept `change`, or say precisely what to repair.
+
+    After the last repair, a proposal that applies goes to the laboratory as it is, so that the failure of an idea is an
+    experiment with a verdict, which later proposals can see; one that does not apply is given up.
+    """
     desk = context.deps
     try:
         proposal = as_proposal(change, desk.view, desk.parent)
-        problem = find_problem(proposal, desk.view) or await desk.view.check(proposal)
+        unfit = find_problem(proposal, desk.view)
+        problem = unfit or syntax_problem(proposal, desk.view) or await desk.view.check(proposal)
     except JaxresearchError:
         raise
     except Exception as error:
         raise ProposalError(one_line(f"the proposal could not be checked: {error}", 500)) from error
-    if problem is None:
+    if problem is None or (unfit is None and desk.repairs_left == 0):
         desk.accepted = desk.accepted or proposal
         return change
     problem = clipped(problem, 4000)
@@ -219,7 +224,7 @@ def as_proposal(change: Change, view: StudyView, parent: int) -> Proposal:
 
 
 def find_problem(proposal: Proposal, view: StudyView) -> str | None:
-    """What is wrong with `proposal` as far as its text can tell, written for whoever repairs it."""
+    """Why `proposal` cannot be an experiment, written for whoever repairs it."""
     parent = view.candidate(proposal.parent)
     hyperparameters = view.hyperparameters(proposal.parent)
     if sum(len(edit.replace) for edit in proposal.edits) > _EDIT_CHARACTERS:
@@ -232,14 +237,16 @@ def find_problem(proposal: Proposal, view: StudyView) -> str | None:
     except EditError as error:
         return str(error)
     return (
-        _syntax_problem(candidate, parent)
-        or _config_problem(proposal, hyperparameters, code_changes=candidate.files != parent.files)
+        _config_problem(proposal, hyperparameters, code_changes=candidate.files != parent.files)
         or _no_change(proposal, candidate, parent, hyperparameters)
         or _repetition(proposal, view)
     )
 
 
-def _syntax_problem(candidate: Candidate, parent: Candidate) -> str | None:
+def syntax_problem(proposal: Proposal, view: StudyView) -> str | None:
+    """Where the files that `proposal` changes are not Python. It must apply."""
+    parent = view.candidate(proposal.parent)
+    candidate = apply(proposal, parent)
     for path, text in candidate.files.items():
         if text == parent.files.get(path):
             continue

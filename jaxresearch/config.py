@@ -23,15 +23,19 @@ class _Part(BaseModel):
 class CorpusConfig(_Part):
     """The text: `python-stdlib`, or a path to .txt, .jsonl or .parquet files or a folder of them."""
 
-    source: str = "python-stdlib"
+    source: str = Field(
+        default="python-stdlib", description="`python-stdlib`, or .txt, .jsonl or .parquet files or a folder of them"
+    )
     vocab_size: int = Field(default=2048, ge=300, le=65535, description="of the byte-level BPE, specials included")
 
 
 class SubjectConfig(_Part):
     """What is studied: an installed subject's name or a folder, and the values that the baseline sets."""
 
-    source: str = "gpt"
-    hyperparameters: dict[str, Scalar] = Field(default_factory=dict)
+    source: str = Field(default="gpt", description="an installed subject, or a folder with recipe.py")
+    hyperparameters: dict[str, Scalar] = Field(
+        default_factory=dict, description="values that the baseline sets, over the subject's own defaults"
+    )
 
 
 class EvaluationConfig(_Part):
@@ -62,7 +66,9 @@ class StrategyConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str = "greedy"
+    name: str = Field(
+        default="greedy", description="see `jaxresearch strategies`; a strategy's options stand beside it"
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -72,37 +78,45 @@ class StrategyConfig(BaseModel):
 class LLMConfig(_Part):
     """Who answers: `builtin`, or PROVIDER:MODEL such as anthropic:claude-sonnet-4-5."""
 
-    model: str = "builtin"
-    timeout_seconds: float = Field(default=120, gt=0)
+    model: str = Field(default="builtin", description="or PROVIDER:MODEL")
+    timeout_seconds: float = Field(default=120, gt=0, description="of one whole request")
     max_requests: int = Field(default=16, ge=2, description="model requests of one proposal, repairs included")
-    max_output_tokens: int = Field(default=8192, ge=256)
+    max_output_tokens: int = Field(default=8192, ge=256, description="of one reply")
 
 
 class SandboxConfig(_Part):
     """The weakest tier in which candidates may be traced."""
 
-    require: Literal["bubblewrap", "subprocess"] | None = None
+    require: Literal["bubblewrap", "subprocess"] | None = Field(
+        default=None, description="refuse to run on a weaker tier"
+    )
 
 
 class LimitsConfig(_Part):
     """Caps on what a candidate may ask of the laboratory."""
 
-    trace_seconds: float = Field(default=120, gt=0)
-    compile_seconds: float = Field(default=300, gt=0)
-    evaluation_seconds: float = Field(default=600, gt=0)
+    trace_seconds: float = Field(default=120, gt=0, description="of tracing one candidate, and of verifying it")
+    compile_seconds: float = Field(default=300, gt=0, description="of compiling one program")
+    evaluation_seconds: float = Field(default=600, gt=0, description="of scoring and auditing one run")
     train_seconds_factor: float = Field(default=3, gt=1, description="wall cap of a run, in baseline runs")
     train_seconds: float = Field(default=7200, gt=0, description="wall cap of a run before the baseline is known")
-    program_bytes: int = Field(default=16_000_000, gt=0)
-    constant_bytes: int = Field(default=65_536, ge=0)
-    parameters: int = Field(default=1_000_000_000, gt=0)
-    memory_bytes: int = Field(default=16_000_000_000, gt=0, description="address space of the tracing process")
+    program_bytes: int = Field(default=2_000_000, gt=0, description="of a program's StableHLO")
+    constant_bytes: int = Field(default=65_536, ge=0, description="of all constants in a program")
+    parameters: int = Field(default=1_000_000_000, gt=0, description="that the logits may read")
+    memory_bytes: int = Field(
+        default=16_000_000_000, gt=0, description="address space of the tracing process; at most the machine's memory"
+    )
 
 
 class ExecutionConfig(_Part):
     """Where runs happen."""
 
-    executor: Literal["local"] = "local"
+    executor: Literal["local"] = Field(default="local", description="where runs happen")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a run; all cores when null")
+    devices: int = Field(default=1, ge=1, description="devices that one run is spread over")
+    fsdp: int | None = Field(
+        default=None, ge=1, description="devices that hold one state together; null chooses by its size"
+    )
     keep_awake_programs: int = Field(default=32, ge=1, description="programs after which a worker is replaced")
 
 
@@ -122,9 +136,9 @@ class StudyConfig(_Part):
     sandbox: SandboxConfig = SandboxConfig()
     limits: LimitsConfig = LimitsConfig()
     execution: ExecutionConfig = ExecutionConfig()
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of the study: run seeds and the strategy's choices")
     experiments: int = Field(default=8, ge=0, description="proposals to try, the baseline not counted")
-    slots: int = Field(default=1, ge=1, le=64)
+    slots: int = Field(default=1, ge=1, le=64, description="proposals asked for at a time")
     max_seconds: float | None = Field(default=None, gt=0, description="wall seconds of the study")
     max_cost: float | None = Field(default=None, ge=0, description="US dollars of the study's LLM calls")
 

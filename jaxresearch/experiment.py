@@ -66,6 +66,7 @@ class CompletedRun(BaseModel):
     budget: str
     device: str
     threads: int
+    devices: int = 1
     jax: str
     sandbox: str
     flags: tuple[str, ...] = ()

@@ -43,6 +43,8 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "jaxresearch.llms"
 
+os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")  # it would land in the middle of a study's display
+
 Failure = Literal["fatal", "backoff", "proposal"]
 """What an exception of a model call means: stop the study, wait and ask again, or give this proposal up."""
 

@@ -19,10 +19,10 @@ POLAR_EXPRESS = (
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 
-# Output projections start at zero, so the model's first output does not depend on the scale of the residual stream: the
-# first gradients of the residual scalars are zero but for rounding noise (about 1e-9). With Adam's eps at the 1e-10 of
-# the other groups that noise would be blown up to a whole step of size lr, different on every machine.
-SCALAR_EPS = 1e-6
+# Output projections start at zero, so the first output does not depend on the scale of the residual stream: the first
+# gradients of the residual scalars are rounding noise (1e-10; from the second step on they are above 1e-4). The eps of
+# the other groups would turn that noise into steps of size lr, different on every machine and number of threads.
+SCALAR_EPS = 1e-5
 
 
 def learning_rate_scale(progress, h):
@@ -69,12 +69,10 @@ def muon(learning_rate, momentum, weight_decay, h):
     """Muon (https://kellerjordan.github.io/posts/muon) with NorMuon and cautious weight decay, for IxO matrices."""
     return optax.chain(
         nesterov(momentum),
-        stateless(lambda update, _: orthogonalize(update, h.dtype)),
+        optax.stateless(lambda updates, _: orthogonalize(updates, h.dtype)),
         normuon(h.normuon_beta2),
         cautious_weight_decay(weight_decay),
-        stateless(
-            lambda update, _: jax.tree.map(lambda u_IxO: u_IxO * max(1, u_IxO.shape[1] / u_IxO.shape[0]) ** 0.5, update)
-        ),
+        optax.stateless_with_tree_map(lambda u_IxO, _: u_IxO * max(1, u_IxO.shape[1] / u_IxO.shape[0]) ** 0.5),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -90,7 +88,7 @@ def nesterov(momentum):
 
 
 def orthogonalize(update, dtype):
-    """Every matrix of the tree with its singular values brought near 1. Equal shapes are stacked: few large products."""
+    """Every matrix of the tree with singular values brought near 1. Equal shapes are stacked: few large products."""
     matrices, tree = jax.tree.flatten(update)
     places = defaultdict(list)
     for place, matrix in enumerate(matrices):
@@ -143,11 +141,7 @@ def cautious_weight_decay(weight_decay):
     def decay(u_IxO, p_IxO):
         return u_IxO + weight_decay * p_IxO * (u_IxO * p_IxO >= 0)
 
-    return stateless(lambda updates, params: jax.tree.map(decay, updates, params))
-
-
-def stateless(update):
-    return optax.stateless(update)
+    return optax.stateless_with_tree_map(decay)
 
 
 def mix(new, old, old_share):

@@ -38,7 +38,7 @@ class Hyperparameters:
     # Shape
     depth: int = static(2, low=1, high=8, doc="blocks")
     width: int = static(128, choices=(64, 96, 128, 192, 256, 384, 512), doc="of the residual stream")
-    head_size: int = static(32, choices=(16, 32, 64, 128), doc="of one attention head; divides the width, even")
+    head_size: int = static(64, choices=(16, 32, 64, 128), doc="of one attention head; divides the width, even")
     queries_per_kv: int = static(1, choices=(1, 2, 4), doc="query heads that share one key/value head")
     mlp_ratio: int = static(4, low=1, high=8, doc="hidden units of the MLP per unit of width")
     value_embeddings: bool = static(True, choices=(True, False), doc="add token embeddings to v in every second layer")
@@ -162,7 +162,7 @@ def build(hyperparameters: Hyperparameters) -> Recipe:
 
     def init(seed, traced):
         params = nnx.to_pure_dict(nnx.state(new_model(seed, traced)))
-        optimizer_state = optimizer(with_values(traced), progress=0.0).init(params)
+        optimizer_state = optimizer(with_values(traced), progress=jnp.float32(0)).init(params)
         return {"params": params, "optimizer": optimizer_state, "traced": traced}
 
     def train_step(state, tokens_BxT1, progress, traced):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -32,6 +33,18 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def tiny_corpus(cache_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     source = write_jsonl(tmp_path_factory.mktemp("tiny") / "tiny.jsonl", make_texts(400))
     return prepare(source, VOCAB_SIZE, cache_root)
+
+
+@pytest.fixture(scope="session")
+def config_file(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YAML file of a study whose runs take a fraction of a second."""
+    folder = tmp_path_factory.mktemp("config")
+    text = write_jsonl(folder / "tiny.jsonl", make_texts(400))
+    settings = tiny_config(experiments=3).model_dump(mode="json", exclude_none=True)
+    settings["corpus"]["source"] = str(text)
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, config_options, make_tournament_config, output_options
-from jaxresearch.cli.live import StageProgress, StudyDisplay
+from jaxresearch.cli.live import StudyDisplay
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.study.history import History
 from jaxresearch.study.ledger import StoredEvent
@@ -97,18 +97,16 @@ def compare(
     folder = folder or Path("tournaments") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     output.note(f"tournament {folder}: {', '.join(arm.name for arm in chosen)}; {config.tournament.repeats} repeats")
     try:
-        with StageProgress(output) as progress:
-            prepared = progress.update
-            with StudyDisplay(output) as display:
-                work = run_tournament(
-                    folder,
-                    config,
-                    chosen,
-                    lambda arm, repeat: _ArmDisplay(display, output, arm, repeat),
-                    instructions="",
-                    on_preparation=prepared,
-                )
-                tournament = asyncio.run(work)
+        with StudyDisplay(output) as display:
+            work = run_tournament(
+                folder,
+                config,
+                chosen,
+                lambda arm, repeat: _ArmDisplay(display, output, arm, repeat),
+                instructions="",
+                on_preparation=display.preparing,
+            )
+            tournament = asyncio.run(work)
     except Interrupted:
         output.note(f"Stopped. Nothing is lost; go on with the same command and --tournament {folder}")
         return INTERRUPTED

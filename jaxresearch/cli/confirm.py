@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, output_options
-from jaxresearch.cli.live import StageProgress, StudyDisplay
+from jaxresearch.cli.live import StudyDisplay
 from jaxresearch.errors import JaxresearchError
 
 
@@ -33,10 +33,8 @@ def confirm(study: Path, seeds: int, again: bool, output: Output) -> int:
     opened = Study.open(study)
     try:
         if again or not is_confirmed(opened.history):
-            with StageProgress(output) as progress:
-                prepared = progress.update
-                with StudyDisplay(output) as display:
-                    asyncio.run(confirm_study(opened, display, count=seeds, on_preparation=prepared))
+            with StudyDisplay(output) as display:
+                asyncio.run(confirm_study(opened, display, count=seeds, on_preparation=display.preparing))
         else:
             output.note("The test was opened before; this is what it said. Open it once more with --again.")
         facts = confirmation_object(opened.refresh(), str(study))

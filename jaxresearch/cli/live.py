@@ -6,6 +6,8 @@ import contextlib
 from typing import Self, assert_never
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 from jaxresearch.cli.common import Output
 from jaxresearch.execution.base import RunProgress, TracedCandidate
@@ -33,10 +35,12 @@ from jaxresearch.text import one_line
 _COLOURS = {Verdict.KEEP: "green", Verdict.DISCARD: "dim", Verdict.DUPLICATE: "dim"}
 
 
-class _Bar:
-    """One bar on a terminal; nothing elsewhere."""
+class Display:
+    """One bar on a terminal; elsewhere a plain line when something new begins."""
 
     def __init__(self, output: Output) -> None:
+        self._output = output
+        self._said = ""
         self.live = output.progress.is_terminal and not output.quiet
         columns = (TextColumn("  {task.description}", markup=False), BarColumn(24), TimeElapsedColumn())
         self._progress = Progress(*columns, console=output.progress, transient=True, disable=not self.live)
@@ -59,6 +63,23 @@ class _Bar:
             self._task, self._name = self._progress.add_task(text, total=1.0), name
         self._progress.update(self._task, description=text, completed=done or 0.0, total=None if done is None else 1.0)
 
+    def preparing(self, stage: str, done: float) -> None:
+        """Progress of preparing a corpus."""
+        self.show(f"corpus {stage}", f"corpus: {stage}", done)
+        self.say_once(f"preparing the corpus: {stage}")
+
+    def say_once(self, text: str) -> None:
+        """`text` as a plain line, where there is no bar and it was not just said."""
+        if not self.live and text != self._said:
+            self._output.note(text)
+            self._said = text
+
+    def warn_of(self, sandbox: str) -> None:
+        """Say loudly that candidates are traced in a tier that stops no attacker."""
+        if sandbox != "bubblewrap":
+            text = f"WARNING: sandbox tier {sandbox}: a candidate's code can read your files and reach the network. "
+            self._output.progress.print(text + "Install bubblewrap; see `jaxresearch doctor`.", style="bold yellow")
+
     def clear(self) -> None:
         if self._task is not None:
             with contextlib.suppress(KeyError):
@@ -66,32 +87,12 @@ class _Bar:
         self._task, self._name = None, ""
 
 
-class StageProgress(_Bar):
-    """Progress of preparing a corpus."""
-
-    def __init__(self, output: Output) -> None:
-        super().__init__(output)
-        self._output, self._said = output, ""
-
-    def update(self, stage: str, done: float) -> None:
-        if not self.live and stage != self._said:
-            self._output.note(f"preparing the corpus: {stage}")
-            self._said = stage
-        self.show(stage, f"corpus: {stage}", done)
-
-
-class RunDisplay(_Bar):
+class RunDisplay(Display):
     """Progress of one run."""
 
-    def __init__(self, output: Output) -> None:
-        super().__init__(output)
-        self._output, self._said = output, ""
-
     def update(self, progress: RunProgress) -> None:
-        if not self.live and progress.stage != self._said:
-            self._output.note(f"run: {progress.stage}")
-            self._said = progress.stage
         self.show(progress.stage, run_text(progress), progress.progress if progress.stage == "train" else None)
+        self.say_once(f"run: {progress.stage}")
 
 
 def run_text(progress: RunProgress) -> str:
@@ -108,12 +109,8 @@ def run_text(progress: RunProgress) -> str:
             return stage
 
 
-class StudyDisplay(_Bar):
+class StudyDisplay(Display):
     """A study as it goes: a Reporter."""
-
-    def __init__(self, output: Output) -> None:
-        super().__init__(output)
-        self._output = output
 
     def on_event(self, stored: StoredEvent, history: History) -> None:
         event = stored.event
@@ -122,21 +119,22 @@ class StudyDisplay(_Bar):
                 self._say_session(history)
             case Proposed():
                 self.clear()
-                self._line(f"{event.number:4}  {one_line(event.proposal.hypothesis, 180)}", "bold")
+                self._line(one_line(event.proposal.hypothesis, 180), "bold", number=event.number)
             case Traced():
                 if history.sessions and event.number == 0 and isinstance(event.outcome, TracedCandidate):
-                    self._line(f"   0  baseline: {event.outcome.parameters:,} parameters", "bold")
+                    self._line(f"baseline: {event.outcome.parameters:,} parameters", "bold", number=0)
+                    self.warn_of(event.outcome.sandbox)
                 self.show(f"trace {event.number}", "traced", None)
             case RunStarted():
                 self.show(f"run {event.number} {event.seed}", f"seed {event.seed}: starting", None)
             case RunFinished():
                 self.clear()
                 shared = f"; same as experiment {event.shared_from}" if event.shared_from is not None else ""
-                self._line(f"      {outcome_text(event.outcome)}{shared}")
+                self._line(f"{outcome_text(event.outcome)}{shared}")
             case Decided():
                 self._say_verdict(event, history)
             case ProposalFailed():
-                self._line(f"      no proposal: {one_line(event.reason, 300)}", "yellow")
+                self._line(f"no proposal: {one_line(event.reason, 300)}", "yellow")
             case ProposalRequested():
                 self.show(f"round {event.round}", "choosing the next experiment", None)
             case Stopped():
@@ -159,17 +157,27 @@ class StudyDisplay(_Bar):
     def _say_session(self, history: History) -> None:
         config = history.config
         again = "" if history.sessions <= 1 else f", session {history.sessions}: {len(history.experiments) - 1} so far"
-        self._line(
-            f"{config.strategy.name} asks {config.llm.model}: {config.experiments} experiments of {config.budget}{again}"
-        )
+        who = f"{config.strategy.name} asks {config.llm.model}"
+        self._output.note(f"{who}: {config.experiments} experiments of {config.budget}{again}")
 
     def _say_verdict(self, event: Decided, history: History) -> None:
+        style = _COLOURS.get(event.verdict, "red")
+        if event.number == 0:
+            self._line(one_line(event.reason, 300), "green" if event.verdict is Verdict.KEEP else "red")
+            return
         experiment = history.entries[event.number].experiment
         score = f" {score_text(experiment)}" if experiment.val_bpb is not None else ""
-        self._line(f"      {event.verdict}{score}: {one_line(event.reason, 300)}", _COLOURS.get(event.verdict, "red"))
+        self._line(f"{event.verdict}{score}: {one_line(event.reason, 300)}", style)
 
-    def _line(self, text: str, style: str = "") -> None:
-        self._output.progress.print(text, style=style, markup=False)
+    def _line(self, text: str, style: str = "", number: int | None = None) -> None:
+        """A line that belongs to an experiment; what does not fit goes on below its beginning."""
+        label = "" if number is None else f"{number:4}"
+        if self._output.progress.is_terminal:
+            grid = Table.grid(Column(width=6), Column(ratio=1))
+            grid.add_row(Text(label, style), Text(text, style))
+            self._output.progress.print(grid)
+        else:
+            self._output.note(f"{label:6}{text}")
 
 
 def outcome_text(outcome: RunOutcome) -> str:

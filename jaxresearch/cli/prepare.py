@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxresearch.cli.common import Output, config_options, make_config, output_options
-from jaxresearch.cli.live import StageProgress
+from jaxresearch.cli.live import Display
 
 
 @click.command(epilog="Example: jaxresearch prepare --corpus ~/books")
@@ -29,8 +29,8 @@ def prepare(
     from jaxresearch.data import unigram_bpb
 
     config = make_config(config_file, settings, corpus__source=corpus, corpus__vocab_size=vocab_size)
-    with StageProgress(output) as progress:
-        made = build(config.corpus.source, config.corpus.vocab_size, on_progress=progress.update)
+    with Display(output) as display:
+        made = build(config.corpus.source, config.corpus.vocab_size, on_progress=display.preparing)
         baseline = unigram_bpb(made, config.context)
     manifest = made.manifest
     facts = {

@@ -10,7 +10,7 @@ import click
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, config_options, make_config, output_options
-from jaxresearch.cli.live import StageProgress, StudyDisplay
+from jaxresearch.cli.live import Display, StudyDisplay
 from jaxresearch.cli.show import print_study
 from jaxresearch.errors import ConfigurationError
 
@@ -32,6 +32,7 @@ from jaxresearch.errors import ConfigurationError
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A program.md: goals, taboos and ideas for the strategy.",
 )
+@click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
 @config_options
 @output_options
 def run(
@@ -45,6 +46,7 @@ def run(
     max_seconds: float | None,
     max_cost: float | None,
     folder: Path | None,
+    devices: int | None,
     instructions: Path | None,
     config_file: Path | None,
     settings: tuple[str, ...],
@@ -65,11 +67,12 @@ def run(
         slots=slots,
         max_seconds=max_seconds,
         max_cost=max_cost,
+        execution__devices=devices,
     )
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    with StageProgress(output) as progress:
+    with Display(output) as display:
         create_study(
-            folder, config, instructions=_read_instructions(instructions), on_preparation=progress.update
+            folder, config, instructions=_read_instructions(instructions), on_preparation=display.preparing
         ).close()
     output.note(f"study {folder}")
     return _drive(folder, None, output)
@@ -91,10 +94,8 @@ def _drive(folder: Path, llm: str | None, output: Output) -> int:
 
     study = Study.open(folder)
     try:
-        with StageProgress(output) as progress:
-            prepared = progress.update
-            with StudyDisplay(output) as display:
-                ending = asyncio.run(drive(study, display, llm=llm, on_preparation=prepared))
+        with StudyDisplay(output) as display:
+            ending = asyncio.run(drive(study, display, llm=llm, on_preparation=display.preparing))
         history = study.refresh()
         output.result(status_object(history, str(folder)), lambda console: print_study(console, history, folder))
     finally:

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from jaxresearch.cli.common import Output, config_options, make_config, output_options
-from jaxresearch.cli.live import RunDisplay, StageProgress
+from jaxresearch.cli.live import RunDisplay
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun
@@ -23,6 +23,7 @@ from jaxresearch.subjects import load_subject
 @click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")
 @click.option("--study", type=click.Path(path_type=Path), help="Run an experiment of this study, with its settings.")
 @click.option("--experiment", type=click.IntRange(0), help="Which one; the best kept when left out.")
+@click.option("--devices", type=click.IntRange(1), help="Devices that the run is spread over.")
 @config_options
 @output_options
 def train(
@@ -31,6 +32,7 @@ def train(
     corpus: str | None,
     study: Path | None,
     experiment: int | None,
+    devices: int | None,
     config_file: Path | None,
     settings: tuple[str, ...],
     output: Output,
@@ -39,18 +41,18 @@ def train(
     from jaxresearch.execution.single import train_once
 
     if study is not None:
-        if config_file or settings or corpus or budget:
-            raise click.UsageError("--study brings its own settings; leave --config, --set, --corpus and --budget out.")
+        if config_file or settings or corpus or budget or devices:
+            raise click.UsageError("--study brings its own settings; leave the others out.")
         config, candidate = _from_study(study, experiment)
     elif experiment is not None:
         raise click.UsageError("--experiment needs --study.")
     else:
-        config = make_config(config_file, settings, budget=budget, corpus__source=corpus)
+        config = make_config(config_file, settings, budget=budget, corpus__source=corpus, execution__devices=devices)
         candidate = load_subject(config.subject.source, config.subject.hyperparameters)
-    with StageProgress(output) as progress:
-        update = progress.update
-        with RunDisplay(output) as display:
-            outcome = asyncio.run(train_once(config, candidate, seed, update, display.update))
+    with RunDisplay(output) as display:
+        outcome = asyncio.run(train_once(config, candidate, seed, display.preparing, display.update))
+        if isinstance(outcome, CompletedRun):
+            display.warn_of(outcome.sandbox)
     if not isinstance(outcome, CompletedRun):
         raise JaxresearchError(f"{outcome.verdict}: {outcome.reason}.", fix="Nothing was scored.")
     facts = outcome.model_dump(mode="json", exclude={"status"})

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -55,6 +56,8 @@ class LocalExecutor:
             evaluation_batch=config.evaluation.batch,
             unigram_bpb=unigram_bpb(corpus, config.context),
             threads=config.execution.threads,
+            devices=config.execution.devices,
+            fsdp=config.execution.fsdp,
             program_bytes=config.limits.program_bytes,
             constant_bytes=config.limits.constant_bytes,
             parameters=config.limits.parameters,
@@ -149,14 +152,7 @@ class LocalExecutor:
             )
 
         try:
-            async with self._lock:
-                worker = (
-                    await self._awake()
-                )  # inside the lock: the run before this one may have cost the worker its life
-                worker.programs.add(request.program)
-                answer = await worker.ask(
-                    "run", request.model_dump(), limits=limits, first_stage="compile", on_progress=watch
-                )
+            answer = await self._ask_to_run(request, limits, watch)
         except StageTimeoutError as error:
             return failed(Verdict.TIMEOUT, f"{error}; the worker was killed")
         except WorkerDiedError as error:
@@ -164,6 +160,30 @@ class LocalExecutor:
         except WorkerFailedError as error:
             return failed(Verdict.INFRASTRUCTURE, str(error))
         return _OUTCOME.validate_python(answer)
+
+    async def _ask_to_run(
+        self, request: RunRequest, limits: dict[str, float], watch: Callable[[RunProgress], None]
+    ) -> dict[str, Any]:
+        """A worker's answer. One that was dead before it began is no fault of the program: another is asked."""
+        begun = False
+
+        def note(progress: RunProgress) -> None:
+            nonlocal begun
+            begun = True
+            watch(progress)
+
+        async with self._lock:
+            for attempt in (1, 2):
+                worker = await self._awake()  # under the lock: the run before may have cost the worker its life
+                worker.programs.add(request.program)
+                try:
+                    return await worker.ask(
+                        "run", request.model_dump(), limits=limits, first_stage="compile", on_progress=note
+                    )
+                except WorkerDiedError:
+                    if begun or attempt == 2:
+                        raise
+        raise AssertionError("unreachable")
 
     async def _ready_worker(self) -> WorkerProcess:
         async with self._lock:

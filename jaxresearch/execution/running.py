@@ -31,6 +31,7 @@ class RunHost(Protocol):
     settings: WorkerSettings
     corpus: Corpus
     rows: np.ndarray
+    memory_bytes: int
 
     def sealed_rows(self) -> np.ndarray: ...
     def facts(self) -> dict: ...
@@ -60,6 +61,11 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
         raise
     except Exception as error:  # XLA's word on a module that it cannot compile
         return failed(*_judge_runtime_error(error, "compiling"))
+    needed, there = max(compiled.peak_memory_bytes, scorer.peak_memory_bytes), host.memory_bytes
+    if needed > there:
+        return failed(
+            Verdict.CRASH, f"out of memory: XLA plans {needed / 1e9:.1f} GB, and there are {there / 1e9:.1f} GB"
+        )
     host.progress(RunProgress("train"), force=True)
     try:
         trained = train(
@@ -123,6 +129,7 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
         budget=request.budget,
         device=facts["device"],
         threads=facts["threads"],
+        devices=facts["devices"],
         jax=facts["jax"],
         sandbox=request.sandbox,
         flags=_flags(trained, scored, host.settings.unigram_bpb),
@@ -133,7 +140,13 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
 
 
 def _batches(corpus: Corpus, seed: int) -> Callable[[int], Batches]:
-    return lambda length: Batches(corpus.rows("train", length), 1, seed)
+    def batches(length: int) -> Batches:
+        if corpus.manifest.splits["train"].tokens <= length:
+            reason = f"phases: seq_len {length} is longer than the training text"
+            raise TrainingFailedError(reason, step=0, seconds=0.0, curve=(), timeout=False)
+        return Batches(corpus.rows("train", length), 1, seed)
+
+    return batches
 
 
 def _judge_runtime_error(error: Exception, stage: str) -> tuple[Verdict, str]:

@@ -7,6 +7,7 @@ standard output come {"progress": ...} lines and then one {"result": ...} or {"e
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
@@ -18,12 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from jaxresearch.errors import ConfigurationError
 from jaxresearch.execution.base import RunProgress, RunRequest
+from jaxresearch.machine import physical_memory_bytes
 
 if TYPE_CHECKING:
     import numpy as np
 
 _KEPT_PROGRAMS = 4
+_USABLE_SHARE = 0.9
+"""Of the machine's memory, for a program on the CPU."""
 _PROGRESS_INTERVAL_SECONDS = 0.25
 
 
@@ -42,6 +47,8 @@ class WorkerSettings(BaseModel):
     evaluation_batch: int
     unigram_bpb: float
     threads: int | None
+    devices: int
+    fsdp: int | None
     program_bytes: int
     constant_bytes: int
     parameters: int
@@ -108,11 +115,19 @@ class _Worker:
         from jaxresearch.data.dataset import Corpus, evaluation_rows
 
         self.settings, self.say = settings, say
-        self.device = jax.devices()[0]
+        if os.environ.get("JAX_PLATFORMS", "") == "cpu" and settings.devices > 1:
+            jax.config.update("jax_num_cpu_devices", settings.devices)
+        self.devices = jax.devices()[: settings.devices]
+        if len(self.devices) < settings.devices:
+            found = f"{len(self.devices)} of platform {self.devices[0].platform}"
+            raise ConfigurationError(f"execution.devices: {settings.devices} were asked for and jax sees {found}.")
+        self.device = self.devices[0]
         self.corpus = Corpus.open(settings.corpus)
         self.rows = evaluation_rows(
             self.corpus, settings.context, settings.evaluation_tokens, settings.evaluation_batch
         )
+        limit = (self.device.memory_stats() or {}).get("bytes_limit")
+        self.memory_bytes = int(limit or _USABLE_SHARE * physical_memory_bytes())
         self.compiled: OrderedDict[str, Any] = OrderedDict()
         self._last_progress = 0.0
 
@@ -132,6 +147,7 @@ class _Worker:
             "device": self.device.platform if self.device.platform == "cpu" else self.device.device_kind,
             "platform": "cuda" if self.device.platform == "gpu" else self.device.platform,
             "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "devices": len(self.devices),
             "jax": jax.__version__,
         }
 
@@ -179,6 +195,7 @@ class _Worker:
 
     def executables(self, program: str) -> tuple[Any, Any, float]:
         """Compiled trainer and scorer of a program, and the seconds that compiling took now."""
+        from jaxresearch.program.mesh import make_placement
         from jaxresearch.program.program import load
         from jaxresearch.scoring.scorer import compile_scorer
         from jaxresearch.training.trainer import compile_program
@@ -187,7 +204,9 @@ class _Worker:
         if program not in self.compiled:
             started = time.monotonic()
             loaded = load(self.settings.programs, program)
-            self.compiled[program] = compile_program(loaded), compile_scorer(loaded)
+            size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in loaded.state)
+            placement = make_placement(self.devices, fsdp=self.settings.fsdp, state_bytes=size)
+            self.compiled[program] = compile_program(loaded, placement), compile_scorer(loaded, placement)
             while len(self.compiled) > _KEPT_PROGRAMS:
                 self.compiled.popitem(last=False)
             seconds = time.monotonic() - started

@@ -57,6 +57,11 @@ class LoadedProgram:
     steps: tuple[export.Exported, ...]
     logits: export.Exported
 
+    @property
+    def state(self) -> list[jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the leaves of the state."""
+        return [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in self.init.out_avals]
+
 
 def program_name(texts: Sequence[str], traced: Sequence[str], phases: Sequence[tuple[float, int, int]]) -> str:
     """ "sha256:..." over the canonical texts, the names of the runtime inputs and the phases."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jaxresearch.config import LimitsConfig
 from jaxresearch.experiment import TraceFailure, Verdict
+from jaxresearch.machine import physical_memory_bytes
 from jaxresearch.proposal import Candidate, Hyperparameter, Scalar
 from jaxresearch.sandbox import Sandbox, SandboxOutcome, write_tree
 from jaxresearch.text import clean
@@ -65,7 +66,7 @@ async def trace(
         "evaluation_batch": evaluation_batch,
         "platform": platform,
         "limits": {
-            "memory_bytes": limits.memory_bytes,
+            "memory_bytes": min(limits.memory_bytes, physical_memory_bytes()),
             "file_bytes": 64_000_000,
             "cpu_seconds": math.ceil(4 * limits.trace_seconds),
         },

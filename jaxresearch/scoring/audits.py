@@ -6,7 +6,8 @@ room for rounding. The cuts are secret until they are made.
 
 One forward pass tests one cut in each row. On every run a few random cuts look for gross leaks. Before a claimed gain is
 believed, cuts are drawn in proportion to each token's gain over the reference, so that power is per unit of forged
-gain: a leak worth a quarter of the claimed gain is missed with a probability below `MISS_PROBABILITY`.
+gain: in one run, a leak worth a quarter of its gain is missed with a probability below `MISS_PROBABILITY`. Nothing is
+kept on fewer than two such runs, so a kept leak of that worth was missed at least twice: with a probability below 1 %.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxresearch.experiment import Audit
 from jaxresearch.scoring.scorer import CompiledScorer, Leaves
 
-MISS_PROBABILITY = 0.01
+MISS_PROBABILITY = 0.1
 LEAK_SHARE = 0.25
 """Share of the claimed gain that a leak must be worth to be found with probability 1 - MISS_PROBABILITY."""
-MAX_GAIN_CUTS = 4096
+MAX_GAIN_CUTS = 1024
+"""Reached by gains far below any noise; the audit then says which probability it came to."""
 
 
 @dataclass(frozen=True)
@@ -79,30 +82,65 @@ def gain_audits(
     cuts = [Cut(int(batch), int(row), int(target) + 1) for batch, row, target in places]
     missed = (1 - min(1.0, share)) ** count
     detail = f"cuts drawn by gain; a leak worth {LEAK_SHARE:.0%} of it is missed with probability {missed:.2g}"
-    company = check_company(subject, cuts, nats, randomness)
-    audit = check_causality(subject, cuts, randomness)
-    return (
-        independence,
-        company,
-        audit.model_copy(update={"name": "causality by gain", "detail": audit.detail or detail}),
-    )
+    causality, company = check_gain(subject, cuts, nats, randomness)
+    return (independence, company, causality.model_copy(update={"detail": causality.detail or detail}))
 
 
 def check_causality(subject: AuditSubject, cuts: list[Cut], randomness: np.random.Generator) -> Audit:
     """Run each cut's row as it is and with another suffix, in one slot of one executable; compare before the cut."""
-    deviation, worst = 0.0, None
+    return _causality(
+        "causality", [_try_cuts(subject, group, randomness) for group in _groups(subject, cuts, randomness)]
+    )
+
+
+def check_gain(
+    subject: AuditSubject, cuts: list[Cut], nats: np.ndarray, randomness: np.random.Generator
+) -> tuple[Audit, Audit]:
+    """`check_causality` at `cuts`, whose rows stand next to rows of other batches and must give the scored `nats`."""
+    trials, deviation = [], 0.0
     for group in _groups(subject, cuts, randomness):
-        original = np.stack([subject.rows[cut.batch, cut.row] for cut in group])
-        altered = original.copy()
-        for slot, cut in enumerate(group):
-            altered[slot, cut.position :] = _other_text(subject.rows, cut, randomness)
-        moved = _movement(subject, original, altered, randomness)
-        for slot, cut in enumerate(group):
-            seen = float(moved[slot, : cut.position].max())
+        trials.append(_try_cuts(subject, group, randomness))
+        scored = nats[[cut.batch for cut in group], [cut.row for cut in group]]
+        deviation = max(deviation, float(_distance(trials[-1].nats, scored).max()))
+    detail = "" if deviation == 0 else "a row's score changes in the company of other rows"
+    company = Audit(
+        name="batch independence by gain",
+        passed=deviation == 0,
+        probes=sum(len(trial.cuts) for trial in trials),
+        max_deviation=deviation,
+        detail=detail,
+    )
+    return _causality("causality by gain", trials), company
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One pass over a group of cuts: the rows' nats as they are, and how far logits moved when suffixes changed."""
+
+    cuts: list[Cut]
+    nats: np.ndarray
+    moved: np.ndarray
+
+
+def _try_cuts(subject: AuditSubject, group: list[Cut], randomness: np.random.Generator) -> _Trial:
+    original = np.stack([subject.rows[cut.batch, cut.row] for cut in group])
+    altered = original.copy()
+    for slot, cut in enumerate(group):
+        altered[slot, cut.position :] = _other_text(subject.rows, cut, randomness)
+    nats, moved = _movement(subject, original, altered, randomness)
+    return _Trial(group, nats, moved)
+
+
+def _causality(name: str, trials: list[_Trial]) -> Audit:
+    deviation, worst = 0.0, None
+    for trial in trials:
+        for slot, cut in enumerate(trial.cuts):
+            seen = float(trial.moved[slot, : cut.position].max())
             if seen > deviation:
                 deviation, worst = seen, cut
     detail = "" if worst is None else f"logits before position {worst.position} move when only later text changes"
-    return Audit(name="causality", passed=worst is None, probes=len(cuts), max_deviation=deviation, detail=detail)
+    probes = sum(len(trial.cuts) for trial in trials)
+    return Audit(name=name, passed=worst is None, probes=probes, max_deviation=deviation, detail=detail)
 
 
 def check_batch_independence(subject: AuditSubject, batches: list[int], randomness: np.random.Generator) -> Audit:
@@ -117,28 +155,12 @@ def check_batch_independence(subject: AuditSubject, batches: list[int], randomne
         foreign = replaced[: max(1, len(replaced) // 2)]
         donors = randomness.integers(0, len(subject.rows), size=len(foreign))
         altered[foreign] = subject.rows[donors, randomness.permutation(rows)[: len(foreign)], ::-1]
-        moved = _movement(subject, original, altered, randomness)
+        _, moved = _movement(subject, original, altered, randomness)
         deviation = max(deviation, float(moved[kept].max()))
     passed = deviation == 0
     detail = "" if passed else "a row's logits move when only other rows of the batch change"
     return Audit(
         name="batch independence", passed=passed, probes=len(batches) * rows, max_deviation=deviation, detail=detail
-    )
-
-
-def check_company(subject: AuditSubject, cuts: list[Cut], nats: np.ndarray, randomness: np.random.Generator) -> Audit:
-    """Run the rows that hold `cuts` next to rows of other batches; they must give the nats that were scored."""
-    silent, deviation, probes = jnp.zeros(subject.scorer.vocab_size, jnp.float32), 0.0, 0
-    for group in _groups(subject, cuts, randomness):
-        batches, slots = [cut.batch for cut in group], [cut.row for cut in group]
-        rows = subject.rows[batches, slots]
-        again, _, _ = subject.scorer.run(subject.leaves, rows[:, :-1], rows[:, 1:], silent)
-        moved = np.abs(np.asarray(again, np.float64) - nats[batches, slots])
-        deviation = max(deviation, float(np.where(np.isnan(moved), np.inf, moved).max()))
-        probes += len(group)
-    detail = "" if deviation == 0 else "a row's score changes in the company of other rows"
-    return Audit(
-        name="batch independence by gain", passed=deviation == 0, probes=probes, max_deviation=deviation, detail=detail
     )
 
 
@@ -169,14 +191,19 @@ def _other_text(rows: np.ndarray, cut: Cut, randomness: np.random.Generator) -> 
 
 def _movement(
     subject: AuditSubject, original: np.ndarray, altered: np.ndarray, randomness: np.random.Generator
-) -> np.ndarray:
-    """|change| of the logits at every position, f64[b, T]: of the original target's nats, or of a random projection."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nats of `original`, f32[b, T], and how far its logits move when it becomes `altered`, f64[b, T].
+
+    What is compared is the original target's nats and a random projection of all logits; the larger change counts.
+    """
     probe = jnp.asarray(randomness.standard_normal(subject.scorer.vocab_size), jnp.float32)
     targets = original[:, 1:]
-    before = subject.scorer.run(subject.leaves, original[:, :-1], targets, probe)
-    after = subject.scorer.run(subject.leaves, altered[:, :-1], targets, probe)
-    changes = [
-        np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)) for a, b in zip(before, after, strict=True)
-    ]
-    moved = np.maximum(changes[0], changes[1])
-    return np.where(np.isnan(moved), np.inf, moved)
+    nats, projection, _ = subject.scorer.run(subject.leaves, original[:, :-1], targets, probe)
+    other_nats, other_projection, _ = subject.scorer.run(subject.leaves, altered[:, :-1], targets, probe)
+    return np.asarray(nats), np.maximum(_distance(nats, other_nats), _distance(projection, other_projection))
+
+
+def _distance(left: jax.Array | np.ndarray, right: jax.Array | np.ndarray) -> np.ndarray:
+    """|left - right| in f64; infinite where either is not a number."""
+    distance = np.abs(np.asarray(left, np.float64) - np.asarray(right, np.float64))
+    return np.where(np.isnan(distance), np.inf, distance)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import stages
 
+from jaxresearch.program.mesh import Placement, one_device
 from jaxresearch.program.program import LoadedProgram
 
 Leaves = list[jax.Array]
@@ -47,9 +48,9 @@ class Score:
     seconds: float
 
 
-def compile_scorer(program: LoadedProgram) -> CompiledScorer:
-    """Compile the program's logits with our log-softmax behind an optimisation barrier."""
-    manifest, started = program.manifest, time.monotonic()
+def compile_scorer(program: LoadedProgram, placement: Placement | None = None) -> CompiledScorer:
+    """Compile the program's logits with our log-softmax behind an optimisation barrier, for `placement` or one device."""
+    manifest, started, placement = program.manifest, time.monotonic(), placement or one_device()
 
     def run(leaves, inputs, targets, probe):
         logits = jax.lax.optimization_barrier(program.logits.call(*leaves, inputs)[0])
@@ -59,11 +60,21 @@ def compile_scorer(program: LoadedProgram) -> CompiledScorer:
         finite = (jnp.abs(logits) <= MAX_LOGIT).all() & jnp.isfinite(nats).all()
         return nats, logits @ probe, finite
 
-    exported = program.logits
-    leaves = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals[:-1]]
+    leaves = program.state
     tokens = jax.ShapeDtypeStruct((manifest.evaluation_batch, manifest.context), jnp.int32)
     probe = jax.ShapeDtypeStruct((manifest.vocab_size,), jnp.float32)
-    compiled = jax.jit(run, keep_unused=True).lower(leaves, tokens, tokens, probe).compile()
+    places, rows, copied = (
+        [placement.leaf(leaf) for leaf in leaves],
+        placement.rows(manifest.evaluation_batch),
+        placement.replicated,
+    )
+    jitted = jax.jit(
+        run,
+        keep_unused=True,
+        in_shardings=(places, rows, rows, copied),
+        out_shardings=(rows, rows, copied),
+    )
+    compiled = jitted.lower(leaves, tokens, tokens, probe).compile()
     plan = compiled.memory_analysis()
     return CompiledScorer(
         run=compiled,

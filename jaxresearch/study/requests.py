@@ -11,8 +11,8 @@ from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import identity_of
 
-MIN_WALL_CAP_SECONDS = 10.0
-"""A run's wall cap is never below this: short runs vary by more than a factor."""
+MIN_WALL_CAP_SECONDS = 60.0
+"""A run's wall cap is never below this: on a busy machine a short run can take many times its usual time."""
 
 
 def request_of(

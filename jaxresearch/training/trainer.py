@@ -16,6 +16,7 @@ from jax import stages
 
 from jaxresearch.budget import Budget
 from jaxresearch.experiment import RunProgress
+from jaxresearch.program.mesh import Placement, one_device
 from jaxresearch.program.program import LoadedProgram
 from jaxresearch.training.meter import BudgetTooSmallError, Meter
 
@@ -71,18 +72,24 @@ class TrainingFailedError(Exception):
         self.curve = tuple(curve)
 
 
-def compile_program(program: LoadedProgram) -> CompiledProgram:
-    """Compile init and every phase's train step for the default device. Nothing runs."""
-    started = time.monotonic()
+def compile_program(program: LoadedProgram, placement: Placement | None = None) -> CompiledProgram:
+    """Compile init and every phase's train step for the devices of `placement`, or for one. Nothing runs."""
+    started, placement = time.monotonic(), placement or one_device()
     count = len(program.manifest.traced)
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    init = jax.jit(lambda seed, values: program.init.call(seed, *values))
-    compiled_init = init.lower(jax.ShapeDtypeStruct((), jnp.uint32), [scalar] * count).compile()
-    leaves = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32), [scalar] * count)
+    scalar, seed = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.uint32)
+    leaves, copied = program.state, placement.replicated
+    places = [placement.leaf(leaf) for leaf in leaves]
+    init = jax.jit(lambda seed, values: program.init.call(seed, *values), in_shardings=copied, out_shardings=places)
+    compiled_init = init.lower(seed, [scalar] * count).compile()
     steps = []
     for (_, batch, length), exported in zip(program.manifest.phases, program.steps, strict=True):
         tokens = jax.ShapeDtypeStruct((batch, length + 1), jnp.int32)
-        step = jax.jit(_step_function(exported, len(leaves)), donate_argnums=0)
+        step = jax.jit(
+            _step_function(exported, len(leaves)),
+            donate_argnums=0,
+            in_shardings=(places, placement.rows(batch), copied, copied),
+            out_shardings=(places, copied),
+        )
         steps.append(step.lower(leaves, tokens, scalar, [scalar] * count).compile())
     return CompiledProgram(
         program=program,

@@ -91,6 +91,12 @@ class FakeOpenAI:
     def drop(self, handler: BaseHTTPRequestHandler) -> None:
         handler.connection.close()
 
+    def __enter__(self) -> FakeOpenAI:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self.released.set()
         self.server.shutdown()

@@ -28,12 +28,20 @@ def environment():
     return found
 
 
+def on_the_way_to_python(path):
+    """A virtual environment below someone's home leaves the names of the folders above it, and nothing in them."""
+    return any((prefix + "/").startswith(path + "/") for prefix in (sys.prefix, sys.base_prefix))
+
+
 def readable(*paths):
     found = []
     for path in paths:
         try:
-            os.listdir(path) if os.path.isdir(path) else open(path, "rb").close()
-            found.append(path)
+            if not os.path.isdir(path):
+                open(path, "rb").close()
+                found.append(path)
+            elif any(not on_the_way_to_python(os.path.join(path, name)) for name in os.listdir(path)):
+                found.append(path)
         except OSError:
             pass
     return found
@@ -160,7 +168,7 @@ def site_packages():
 
 TRIALS = {
     "environment": environment,
-    "home": lambda: readable(HOME_SECRET, os.path.dirname(HOME_SECRET), "/root/.ssh", "/home", "/work", "/etc/shadow"),
+    "home": lambda: readable(HOME_SECRET, os.path.dirname(HOME_SECRET), "/root/.ssh", "/home", "/srv", "/etc/shadow"),
     "data": lambda: readable(CORPUS),
     "repository": lambda: readable(*REPOSITORY),
     "tcp": lambda: connect(socket.SOCK_STREAM, ("127.0.0.1", TCP_PORT)),
@@ -182,7 +190,7 @@ TRIALS = {
     "device modes": device_modes,
     "symlink": symlink,
     "site-packages": site_packages,
-    "write": lambda: write("/escape", "/etc/passwd", "/usr/lib/evil", "/root/evil", "/proc/sysrq-trigger"),
+    "write": lambda: write("/escape", "/etc/evil", "/usr/lib/evil", "/root/evil", "/proc/evil", "/sys/evil"),
     "namespaces": lambda: [ctypes.CDLL(None).unshare(flag) for flag in (0x10000000, 0x20000, 0x40000000)],
     "setuid": lambda: os.setuid(12345),
     "path": lambda: [entry for entry in sys.path if not entry or entry.startswith("/candidate") or entry == "/tmp"],

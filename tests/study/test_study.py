@@ -86,10 +86,10 @@ def test_the_baseline_runs_on_all_seeds_first(bench: Bench):
     assert [request.reference for request in baseline] == [None] * 3
     assert [request.reference for request in contender] == [request.identity for request in baseline]
     assert baseline[0].wall_cap_seconds == bench.config.limits.train_seconds
-    assert contender[0].wall_cap_seconds == pytest.approx(3 * 8.0)
+    assert contender[0].wall_cap_seconds == 60.0, "never below a minute"
 
 
-@pytest.mark.parametrize(("budget", "cap"), [("300s", 900.0), ("1s", 10.0)])
+@pytest.mark.parametrize(("budget", "cap"), [("300s", 900.0), ("1s", 60.0)])
 def test_a_budget_in_seconds_sets_the_wall_cap(bench: Bench, budget: str, cap: float):
     executor = FakeExecutor()
     bench.config = config(1, budget=budget)

@@ -1,0 +1,65 @@
+"""The mesh that one run is spread over: rows of a batch over all devices, the state over the `fsdp` axis.
+
+A program is traced for one device. XLA partitions it when we say where its arguments and results lie: data parallel
+when every device holds the whole state, fully sharded (FSDP, https://arxiv.org/abs/2304.11277) when each holds a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxresearch.errors import ConfigurationError
+
+_STATE_SHARE = 0.25
+"""Share of a device's memory above which a state is sharded rather than copied to every device."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where arrays lie on a mesh with the axes `data` and `fsdp`."""
+
+    mesh: Mesh
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def leaf(self, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        """A leaf of the state: its longest axis that `fsdp` divides is split; vectors and scalars are copied."""
+        size = self.mesh.shape["fsdp"]
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
+        if size == 1 or len(leaf.shape) < 2 or not axes:
+            return self.replicated
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, "fsdp"))
+
+    def rows(self, count: int) -> NamedSharding:
+        """A batch of `count` rows: over all devices, or over as many axes of the mesh as divide it."""
+        for axes in (("data", "fsdp"), ("data",), ("fsdp",)):
+            if count % int(np.prod([self.mesh.shape[axis] for axis in axes])) == 0:
+                return NamedSharding(self.mesh, PartitionSpec(axes))
+        return self.replicated
+
+
+def make_placement(devices: Sequence[jax.Device], *, fsdp: int | None, state_bytes: int) -> Placement:
+    """A mesh of all `devices`: `fsdp` of them hold one state together; None chooses by the state's size.
+
+    state_bytes: of the whole state. Raises `ConfigurationError` when `fsdp` does not divide the number of devices.
+    """
+    count = len(devices)
+    if fsdp is None:
+        memory = (devices[0].memory_stats() or {}).get("bytes_limit", 0)
+        fsdp = count if memory and state_bytes > _STATE_SHARE * memory else 1
+    if count % fsdp:
+        raise ConfigurationError(f"execution.fsdp: {fsdp} does not divide {count} devices.")
+    return Placement(Mesh(np.array(devices).reshape(count // fsdp, fsdp), ("data", "fsdp")))
+
+
+def one_device() -> Placement:
+    """Everything on the first device."""
+    return make_placement(jax.devices()[:1], fsdp=1, state_bytes=0)

@@ -1,0 +1,59 @@
+"""The command line on a tiny laboratory: one configuration file, and commands as plain calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxresearch.cli import main
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Standard output as the one JSON object that it must be."""
+        return json.loads(self.stdout)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """`jaxresearch ARGUMENTS` in this process."""
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def process(cache_root: Path) -> Callable[..., subprocess.Popen]:
+    """`jaxresearch ARGUMENTS` in a process of its own, in a session of its own."""
+
+    def start(*arguments: object, **environment: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "jaxresearch", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "JAXRESEARCH_CACHE": str(cache_root), **environment},
+            start_new_session=True,
+        )
+
+    return start

@@ -1,0 +1,129 @@
+"""What RED_TEAM.md calls forging the score: real edits of the subject, traced, trained and scored by the executor."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from jaxresearch.data import evaluation_rows
+from jaxresearch.execution.base import TraceFailure
+from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
+from tests.laboratory import CONTEXT, EVALUATION_BATCH, VOCAB_SIZE, Laboratory, edited, with_logits
+
+NEXT = "jax.nn.one_hot(jnp.roll(tokens_BxT, -1, axis=1), V)"
+
+
+@pytest.fixture(scope="module")
+def honest(laboratory: Laboratory, baseline) -> CompletedRun:
+    run = laboratory.run(baseline)
+    assert isinstance(run, CompletedRun), run
+    return run
+
+
+def refused(laboratory: Laboratory, candidate, **settings) -> FailedRun:
+    run = laboratory.run(laboratory.traced(candidate), **settings)
+    assert isinstance(run, FailedRun), run
+    assert run.verdict is Verdict.INVALID
+    return run
+
+
+def test_the_honest_subject_is_scored_and_every_audit_sees_deviation_zero(laboratory, baseline, honest):
+    for seed in (1, 2):
+        run = laboratory.run(baseline, seed=seed, budget="40steps", reference=honest.identity)
+        assert isinstance(run, CompletedRun)
+        assert run.val_bpb < honest.val_bpb
+        assert len(run.audits) == 5
+        assert all(audit.passed and audit.max_deviation == 0 for audit in run.audits)
+        assert run.flags == ()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        f"honest + 5 * {NEXT}",
+        f"jnp.where((jnp.arange(T) % 4 == 1)[:, None], honest + 5 * {NEXT}, honest)",
+        "honest + 9 * jnp.repeat(honest.reshape(B, T // 8, 8, V).mean(2), 8, axis=1)",
+    ],
+    ids=["future-peek", "some positions", "block-summary"],
+)
+def test_a_candidate_that_reads_later_tokens_is_invalid_for_causality(laboratory, honest, expression):
+    run = refused(laboratory, with_logits(expression), reference=honest.identity)
+    assert run.reason.startswith("causality")
+    assert not all(audit.passed for audit in run.audits)
+
+
+def test_a_peek_behind_a_rare_token_is_found_where_it_gains(laboratory, tiny_corpus, honest):
+    rows = evaluation_rows(tiny_corpus, CONTEXT, 2048, EVALUATION_BATCH)[..., :-1]
+    counts = np.bincount(rows.ravel(), minlength=VOCAB_SIZE)
+    rare = int(np.flatnonzero(counts == counts[counts >= 5].min())[0])
+    peek = f"jnp.where((tokens_BxT == {rare})[..., None], honest + 9 * {NEXT}, honest)"
+    run = refused(laboratory, with_logits(peek), reference=honest.identity)
+    assert run.reason.startswith("causality")
+    assert counts[rare] < 0.02 * rows.size
+
+
+def test_a_candidate_that_reads_other_rows_is_invalid_for_batch_independence(laboratory):
+    run = refused(laboratory, with_logits("honest + jnp.roll(honest, 1, axis=0)"))
+    assert run.reason.startswith("batch independence")
+
+
+@pytest.mark.parametrize("value", ["jnp.nan", "jnp.inf", "1e9"])
+def test_logits_that_would_break_the_log_softmax_are_invalid(laboratory, value):
+    run = refused(laboratory, with_logits(f"jnp.full_like(honest, {value}) + 0 * honest"))
+    assert run.reason.startswith("not finite")
+
+
+def test_equal_logits_score_the_uniform_however_large_they_are(laboratory, tiny_corpus):
+    """And a model that knows nothing is flagged."""
+    run = laboratory.run(laboratory.traced(with_logits("0 * honest + 3e5")))
+    rows = evaluation_rows(tiny_corpus, CONTEXT, 2048, EVALUATION_BATCH)[..., 1:]
+    lengths = tiny_corpus.byte_lengths[rows]
+    assert isinstance(run, CompletedRun)
+    assert run.val_bpb == pytest.approx((lengths > 0).sum() * math.log2(VOCAB_SIZE) / lengths.sum(), rel=1e-6)
+    assert "did not learn" in run.flags
+
+
+def test_an_init_that_ignores_its_seed_is_flagged(laboratory):
+    lucky = edited(("recipe.py", "nnx.Rngs(jax.random.key(seed))", "nnx.Rngs(jax.random.key(0 * seed + 1234))"))
+    run = laboratory.run(laboratory.traced(lucky))
+    assert isinstance(run, CompletedRun)
+    assert "two seeds give one init" in run.flags
+
+
+def test_a_step_that_trains_nothing_is_scored_and_flagged(laboratory):
+    search = '        return {"params": params, "optimizer": optimizer_state, "traced": traced}, {"loss": loss}'
+    idle = edited(("recipe.py", search, '        return state, {"loss": jnp.float32(0)}'))
+    run = laboratory.run(laboratory.traced(idle))
+    assert isinstance(run, CompletedRun)
+    assert run.loss == 0
+    assert run.val_bpb > 3
+    assert "did not learn" in run.flags
+
+
+def test_text_baked_into_the_program_is_invalid(laboratory):
+    prelude = "import numpy; table = jnp.asarray(numpy.random.default_rng(0).standard_normal((200, V)), jnp.float32)"
+    outcome = laboratory.trace(with_logits("honest + table[tokens_BxT % 200]", prelude))
+    assert isinstance(outcome, TraceFailure)
+    assert outcome.verdict is Verdict.INVALID
+    assert outcome.reason.startswith("constant bytes: the program carries 256,")
+
+
+def test_work_in_a_loop_counts_under_a_flop_budget(laboratory, baseline):
+    """Ten gradient steps in a scan are ten times the FLOPs; a loop that ends when it likes has no FLOP budget."""
+    step = "loss, gradients = _mean_over_microbatches(jax.value_and_grad(loss_of), params, tokens_BxT1, h)"
+    call = step.split(" = ")[1]
+    scanned = edited(
+        ("recipe.py", step, f"loss, gradients = jax.lax.scan(lambda c, _: (c, {call}), 0, None, length=10)[1]\n"
+         "        loss, gradients = loss[0], jax.tree.map(lambda g: g.mean(0), gradients)"),
+    )  # fmt: skip
+    open_ended = edited(
+        ("recipe.py", step, step + "\n        loss = jax.lax.while_loop(lambda x: x < -1.0, lambda x: x + 1, loss)")
+    )
+    assert laboratory.traced(scanned).step_flops[0] > 1.5 * baseline.step_flops[0]
+    traced = laboratory.traced(open_ended)
+    assert traced.step_flops == (None,)
+    run = laboratory.run(traced, budget="1e12flop")
+    assert isinstance(run, FailedRun)
+    assert "trip count is unknown" in run.reason

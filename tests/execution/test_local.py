@@ -1,0 +1,212 @@
+"""The local executor: what it repeats exactly, and what it survives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxresearch.execution import local
+from jaxresearch.execution.process import worker_environment
+from jaxresearch.execution.running import _batches
+from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
+from jaxresearch.proposal import Candidate
+from jaxresearch.training.trainer import TrainingFailedError
+from tests.laboratory import BASELINE, ROOT, TINY, Laboratory, edited, with_logits
+
+FOREVER = "jax.lax.while_loop(lambda x: x > -1.0, lambda x: x * 0.5, {0})"
+
+
+def worker_pid(laboratory: Laboratory) -> int:
+    return laboratory.runner.run(laboratory.executor._ready_worker())._process.pid
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.fixture
+def impatient(laboratory: Laboratory, monkeypatch) -> Laboratory:
+    """Two seconds for each of training and scoring, once compiled."""
+    limits = laboratory.config.limits.model_copy(update={"compile_seconds": 60.0, "evaluation_seconds": 2.0})
+    monkeypatch.setattr(laboratory.executor, "_limits", limits)
+    monkeypatch.setattr(local, "_GRACE_SECONDS", 1.0 - limits.compile_seconds)
+    return laboratory
+
+
+def test_the_same_request_in_two_workers_gives_the_same_bits(laboratory, baseline, make_laboratory):
+    other = make_laboratory()
+    first, second = laboratory.run(baseline, seed=5), other.run(other.traced(BASELINE), seed=5)
+    assert isinstance(first, CompletedRun)
+    assert first.val_bpb.hex() == second.val_bpb.hex()
+    assert (first.program, first.curve, first.tokens) == (second.program, second.curve, second.tokens)
+    assert laboratory.run(baseline, seed=6).val_bpb != first.val_bpb
+    other.close()
+
+
+def test_a_change_of_a_runtime_input_needs_no_trace_and_scores_as_if_it_had_one(laboratory, baseline, make_laboratory):
+    changed = Candidate(files=BASELINE.files, config={**TINY, "matrix_lr": 0.013})
+    quick = laboratory.traced(changed)
+    assert (quick.program, quick.trace_seconds) == (baseline.program, 0.0)
+    assert quick.traced == {**baseline.traced, "matrix_lr": 0.013}
+    fresh = make_laboratory()
+    traced = fresh.traced(changed)
+    assert traced.trace_seconds > 0
+    assert traced.model_copy(update={"trace_seconds": 0.0}) == quick
+    scores = laboratory.run(quick).val_bpb, fresh.run(traced).val_bpb
+    assert scores[0] == scores[1] != laboratory.run(baseline).val_bpb
+    fresh.close()
+
+
+@pytest.mark.parametrize(
+    "change", [{"matrix_lr": float("nan")}, {"matrix_lr": "0.1"}, {"matrix_lr": True}, {"depht": 1}]
+)
+def test_a_value_that_is_no_number_is_not_taken_for_a_known_trace(laboratory, baseline, change):
+    outcome = laboratory.trace(Candidate(files=BASELINE.files, config={**TINY, **change}))
+    assert getattr(outcome, "verdict", None) is Verdict.CRASH
+    assert next(iter(change)) in outcome.reason
+
+
+def test_blank_lines_and_comments_are_the_same_program(laboratory, baseline):
+    text = BASELINE.files["models/gpt.py"].replace("\n\n\n", "\n\n\n# a remark\n\n\n")
+    assert laboratory.traced(Candidate({**BASELINE.files, "models/gpt.py": text}, TINY)).program == baseline.program
+
+
+def test_a_killed_worker_gives_no_score_and_the_next_run_has_a_fresh_one(laboratory, baseline):
+    expected, pid = laboratory.run(baseline).val_bpb, worker_pid(laboratory)
+
+    def kill(progress):
+        if progress.stage == "train" and progress.step:
+            os.kill(pid, signal.SIGKILL)
+
+    request = laboratory.request(baseline, budget="1000000steps")
+    outcome = laboratory.runner.run(laboratory.executor.run(request, kill))
+    assert isinstance(outcome, FailedRun)
+    assert "SIGKILL" in outcome.reason
+    assert laboratory.run(baseline).val_bpb == expected
+    assert worker_pid(laboratory) != pid
+
+
+def test_a_syntax_error_is_a_crash_that_names_the_line(laboratory):
+    broken = laboratory.trace(edited(("gpt.py", "class GPT(nnx.Module):", "class GPT(nnx.Module:")))
+    assert broken.verdict is Verdict.CRASH
+    assert broken.reason.startswith("SyntaxError")
+    assert "models/gpt.py, line 15" in broken.reason
+
+
+def test_a_loop_without_end_in_logits_is_a_timeout_of_scoring(impatient):
+    traced = impatient.traced(with_logits(f"honest + {FOREVER.format('jnp.abs(honest).sum() + 1')}"))
+    outcome = impatient.run(traced)
+    assert isinstance(outcome, FailedRun)
+    assert (outcome.verdict, outcome.reason) == (Verdict.TIMEOUT, "score took longer than 2 s; the worker was killed")
+
+
+def test_a_loop_without_end_in_init_is_a_timeout_and_a_run_that_waits_behind_it_is_not_harmed(impatient, baseline):
+    search = "        params = nnx.to_pure_dict(nnx.state(new_model(seed, traced)))\n"
+    spin = FOREVER.format("jnp.abs(params['head']).sum() + 1")
+    spin = f"        params['head'] = params['head'] + {spin}\n"
+    hanging = impatient.traced(edited(("recipe.py", search, search + spin)))
+    first = impatient.request(hanging, wall_cap_seconds=1.0)
+    second = impatient.request(baseline, wall_cap_seconds=30.0)
+
+    async def both():
+        run = impatient.executor.run
+        return await asyncio.gather(run(first, lambda _: None), run(second, lambda _: None))
+
+    hung, waited = impatient.runner.run(both())
+    assert hung.verdict is Verdict.TIMEOUT
+    assert hung.reason == "train took longer than 2 s; the worker was killed"
+    assert isinstance(waited, CompletedRun), waited
+
+
+def test_compiling_for_too_long_is_a_timeout(laboratory, monkeypatch):
+    limits = laboratory.config.limits.model_copy(update={"compile_seconds": 0.05})
+    monkeypatch.setattr(laboratory.executor, "_limits", limits)
+    outcome = laboratory.run(laboratory.traced(with_logits("honest * 1.25")))
+    assert isinstance(outcome, FailedRun)
+    assert (outcome.verdict, outcome.reason) == (
+        Verdict.TIMEOUT,
+        "compile took longer than 0.05 s; the worker was killed",
+    )
+
+
+def test_training_past_its_wall_cap_is_cut_and_says_where(laboratory, baseline):
+    outcome = laboratory.run(baseline, budget="1000000steps", wall_cap_seconds=0.3)
+    assert isinstance(outcome, FailedRun)
+    assert outcome.verdict is Verdict.TIMEOUT
+    assert "of its budget, step" in outcome.reason
+    assert outcome.curve
+
+
+def test_rows_longer_than_the_corpus_are_the_candidates_fault(tiny_corpus):
+    """Not the laboratory's: that would stop a study. Within the verifier's bounds for a small corpus."""
+    with pytest.raises(TrainingFailedError, match="seq_len 10000000 is longer than the training text") as caught:
+        _batches(tiny_corpus, 0)(10_000_000)
+    assert not caught.value.timeout
+
+
+def test_a_worker_inherits_no_key(laboratory, monkeypatch):
+    secrets = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MY_TOKEN")
+    for name in secrets:
+        monkeypatch.setenv(name, "sk-planted")
+    assert "sk-planted" not in worker_environment().values()
+    os.kill(worker_pid(laboratory), signal.SIGKILL)
+    laboratory.runner.run(asyncio.sleep(0.2))
+    environment = Path(f"/proc/{worker_pid(laboratory)}/environ").read_bytes()
+    assert b"PATH=" in environment
+    assert b"sk-planted" not in environment
+    assert not any(name.encode() in environment for name in secrets)
+
+
+STARTER = """
+import subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-m", "jaxresearch.execution.worker", sys.argv[1]], stdin=int(sys.argv[2]))
+print(worker.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_worker_ends_with_a_driver_that_was_killed(laboratory):
+    """Even while its standard input stays open: a program that never returns would not see that it ended."""
+    reading, writing = os.pipe()
+    settings = laboratory.executor._settings.model_dump_json()
+    command = [sys.executable, "-c", STARTER, settings, str(reading)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=(reading,), cwd=ROOT) as starter:
+        worker = int(starter.stdout.readline())
+        assert b"device" in starter.stdout.readline()
+        assert alive(worker)
+        starter.kill()
+        assert wait_for(lambda: not alive(worker), 10)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_worker_that_died_idle_is_no_fault_of_the_next_program(laboratory, baseline):
+    worker = laboratory.runner.run(laboratory.executor._ready_worker())
+    os.kill(worker._process.pid, signal.SIGKILL)  # the driver has not noticed yet
+    assert isinstance(laboratory.run(baseline, seed=41), CompletedRun)
+
+
+def test_a_program_larger_than_the_memory_is_a_crash_with_sizes(laboratory):
+    """3 million hidden units for 16,384 tokens: XLA's plan says so, and nothing is allocated."""
+    huge = laboratory.traced(edited(config={"mlp_ratio": 100_000, "batch": 1024}))
+    outcome = laboratory.run(huge)
+    assert isinstance(outcome, FailedRun)
+    assert outcome.verdict is Verdict.CRASH
+    assert "out of memory: XLA plans" in outcome.reason
