@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from yaml import YAMLError
 
 from jaxresearch.budget import Budget
@@ -46,10 +46,19 @@ class EvaluationConfig(_Part):
 
 
 class AcceptanceConfig(_Part):
-    """When a contender is better: see jaxresearch.statistics.acceptance."""
+    """When a contender is better: see jaxresearch.statistics.rules."""
 
-    runs: int = Field(default=3, ge=2, le=64, description="seeds of the baseline, and of a contender before it is kept")
-    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="one-sided level of the paired test")
+    rule: Literal["paired", "fixed", "greedy"] = Field(
+        default="paired",
+        description="paired: sequential test; fixed: `runs` pairs each; greedy: any decrease, untested",
+    )
+    alpha: float = Field(default=0.01, gt=0, lt=0.5, description="false keeps for each contender of no effect, at most")
+    runs: int = Field(default=3, ge=2, le=64, description="seeds of the baseline, and pairs under `fixed`")
+    max_runs: int = Field(default=6, ge=2, le=64, description="pairs of one contender under `paired`, at most")
+    control: Literal["contender", "study"] = Field(
+        default="contender",
+        description="study: 5 % for the whole study, shared out evenly, instead of `alpha` for each",
+    )
 
 
 class StrategyConfig(BaseModel):
@@ -147,7 +156,42 @@ class StudyConfig(_Part):
             raise ValueError(str(error)) from None
 
 
-def load_config(file: Path | None, overrides: Sequence[str] = ()) -> StudyConfig:
+class TournamentPart(_Part):
+    """What is compared, and the one budget that binds each arm in each repeat."""
+
+    arms: tuple[str, ...] = Field(default=(), description="STRATEGY, or STRATEGY:LLM such as greedy:anthropic:...")
+    repeats: int = Field(default=8, ge=1, le=900)
+    accelerator_seconds: float | None = Field(
+        default=None, gt=0, description="of one arm in one repeat, replicates too"
+    )
+    flops: float | None = Field(default=None, gt=0, description="of one arm in one repeat's trainings")
+    final_seeds: int = Field(default=3, ge=1, le=400, description="fresh seeds on which final incumbents run again")
+    controls: bool = Field(default=True, description="add the arms `independent` and `random_search`")
+
+    @model_validator(mode="after")
+    def _one_budget_binds(self) -> TournamentPart:
+        if self.accelerator_seconds is not None and self.flops is not None:
+            raise ValueError("give accelerator_seconds or flops, not both: one budget binds")
+        return self
+
+
+class TournamentConfig(StudyConfig):
+    """A tournament: the study that every arm runs, and how the arms are compared.
+
+    Without accelerator_seconds and flops, `experiments` is the budget that binds; else it is a further cap.
+    """
+
+    tournament: TournamentPart = TournamentPart()
+
+    @property
+    def study(self) -> StudyConfig:
+        return StudyConfig.model_validate(self.model_dump(exclude={"tournament"}))
+
+
+Config = TypeVar("Config", bound=StudyConfig)
+
+
+def load_config(file: Path | None, overrides: Sequence[str] = (), kind: type[Config] = StudyConfig) -> Config:
     """The settings of `file` (all defaults when None) with `overrides` ("key.sub=value") on top.
 
     Raises `ConfigurationError` that names the offending key.
@@ -166,13 +210,16 @@ def load_config(file: Path | None, overrides: Sequence[str] = ()) -> StudyConfig
         merged = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))), resolve=True)
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
         raise ConfigurationError(f"--set: {_first_line(error)}.") from None
-    return validate_config(merged)
+    return validate_config(merged, kind)
 
 
-def validate_config(settings: object) -> StudyConfig:
-    """`settings` as a StudyConfig; raises `ConfigurationError` such as `limits.trace_secnds: Extra inputs ...`."""
+def validate_config(settings: object, kind: type[Config] = StudyConfig) -> Config:
+    """`settings` as a configuration of that kind.
+
+    Raises `ConfigurationError` such as `limits.trace_secnds: Extra inputs ...`.
+    """
     try:
-        return StudyConfig.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "configuration"

@@ -71,6 +71,7 @@ class CompletedRun(BaseModel):
     sandbox: str
     flags: tuple[str, ...] = ()
     audits: tuple[Audit, ...] = ()
+    test_bpb: float | None = Field(default=None, description="on the sealed test split; None for all but confirmations")
     curve: tuple[tuple[float, float], ...] = Field(default=(), description="(progress, training loss) pairs")
 
 

@@ -23,6 +23,8 @@ _COMMANDS = {
     "replay": "replay",
     "report": "report",
     "serve": "serve",
+    "compare": "compare",
+    "confirm": "confirm",
     "export": "export",
     "strategies": "listing",
     "subjects": "listing",

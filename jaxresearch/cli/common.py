@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from jaxresearch.config import StudyConfig, load_config
+from jaxresearch.config import StudyConfig, TournamentConfig, load_config
 from jaxresearch.errors import ConfigurationError
 
 
@@ -70,8 +70,17 @@ def make_config(config_file: Path | None, settings: tuple[str, ...], **options: 
 
     options: dotted keys with `__` for the dot; None means that the option was not given.
     """
-    given = [f"{key.replace('__', '.')}={value}" for key, value in options.items() if value is not None]
-    return load_config(config_file or default_config_file(), [*settings, *given])
+    return load_config(config_file or default_config_file(), [*settings, *_given(options)])
+
+
+def make_tournament_config(config_file: Path | None, settings: tuple[str, ...], **options: object) -> TournamentConfig:
+    """`make_config` for a tournament; its own default file is configs/tournament.yaml."""
+    file = config_file or configs_folder() / "tournament.yaml"
+    return load_config(file, [*settings, *_given(options)], TournamentConfig)
+
+
+def _given(options: dict[str, object]) -> list[str]:
+    return [f"{key.replace('__', '.')}={value}" for key, value in options.items() if value is not None]
 
 
 def default_config_file() -> Path:

@@ -24,6 +24,8 @@ from jaxresearch.study.events import (
     SessionStarted,
     Stopped,
     StudyCreated,
+    TestOpened,
+    TestScored,
     Traced,
 )
 from jaxresearch.study.history import History
@@ -137,6 +139,12 @@ class StudyDisplay(Display):
                 self.show(f"round {event.round}", "choosing the next experiment", None)
             case Stopped():
                 self.clear()
+            case TestOpened():
+                again = "" if event.opening == 1 else f" again (opening {event.opening})"
+                self._line(f"the sealed test is opened{again}, on {len(event.seeds)} fresh seeds", "bold")
+            case TestScored():
+                self.clear()
+                self._line(f"{event.number:4}  {outcome_text(event.outcome)}")
             case StudyCreated() | Checked() | LLMCalled():
                 pass
             case _:
@@ -177,8 +185,9 @@ def outcome_text(outcome: RunOutcome) -> str:
     match outcome:
         case CompletedRun():
             flags = f"  [{', '.join(outcome.flags)}]" if outcome.flags else ""
+            tested = f"  test_bpb {outcome.test_bpb:.4f}" if outcome.test_bpb is not None else ""
             return (
-                f"seed {outcome.seed}  val_bpb {outcome.val_bpb:.4f}  train {outcome.train_seconds:.1f} s  "
+                f"seed {outcome.seed}  val_bpb {outcome.val_bpb:.4f}{tested}  train {outcome.train_seconds:.1f} s  "
                 f"score {outcome.eval_seconds + outcome.audit_seconds:.1f} s{flags}"
             )
         case FailedRun():

@@ -14,9 +14,12 @@ from jaxresearch.cli.common import Output, output_options
 from jaxresearch.cli.live import outcome_text, score_text
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, Verdict
+from jaxresearch.statistics.confirmation import paired_gain
+from jaxresearch.statistics.noise import NoiseFloor
+from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.history import History
 from jaxresearch.study.study import Study
-from jaxresearch.study.summary import status_object
+from jaxresearch.study.summary import expected_false_keeps, status_object
 from jaxresearch.text import clean, one_line
 
 _STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim", None: "yellow"}
@@ -89,6 +92,8 @@ def print_study(console: Console, history: History, folder: Path) -> None:
     )
     if history.stopped is None or not history.stopped.finished:
         console.print(f"jaxresearch resume {folder}   to go on", markup=False)
+    elif history.incumbent_number:
+        console.print(f"jaxresearch confirm {folder}   whether the gain holds on the sealed test", markup=False)
     console.print(f"jaxresearch export {folder} --format tsv   the log", markup=False)
 
 
@@ -98,14 +103,19 @@ def _conclusion(history: History) -> list[str]:
     if baseline.val_bpb is not None and best.val_bpb is not None:
         lines.append(f"baseline   val_bpb {score_text(baseline)} over {len(baseline.scores)} seeds")
         if best.number != 0:
-            gain = baseline.val_bpb - best.val_bpb
+            paired = paired_gain(baseline.scores, best.scores)
+            gain = paired.mean_bpb if paired is not None else baseline.val_bpb - best.val_bpb
             lines.append(
                 f"best       val_bpb {score_text(best)}, experiment {best.number}: {gain:.4f} below the baseline"
             )
         else:
             lines.append("best       the baseline; nothing that was tried is better beyond the noise")
     if history.noise is not None:
-        lines.append(f"noise      {history.noise.sd_bpb:.4f} between seeds (standard deviation)")
+        lines.append(f"noise      {_spread(history.noise)} between seeds, standard deviation")
+    pairs = study_pair_noise(history)
+    if pairs is not None:
+        lines.append(f"           {_spread(pairs)} between pairs on one seed")
+    lines.append(f"chance     at most {expected_false_keeps(history):.2g} false keeps expected so far")
     if costs.wall_seconds > 0:
         share = costs.train_seconds / costs.wall_seconds
         cost = f", {costs.llm_tokens:,} LLM tokens, ${costs.llm_cost_usd:.2f}" if costs.llm_cost_usd else ""
@@ -113,6 +123,10 @@ def _conclusion(history: History) -> list[str]:
     if history.stopped is not None:
         lines.append(f"state      {one_line(history.stopped.reason, 300)}")
     return lines
+
+
+def _spread(noise: NoiseFloor) -> str:
+    return f"{noise.sd_bpb:.4f} (95 %: {noise.low_bpb:.4f} to {noise.high_bpb:.4f})"
 
 
 def _facts(history: History, experiment: Experiment) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,12 +38,18 @@ class TracedCandidate(BaseModel):
     flags: tuple[str, ...] = ()
 
 
+RunSplit = Literal["validation", "test"]
+"""What a run is scored on: validation only, or the sealed test split as well."""
+
+
 class RunRequest(BaseModel):
     """One run to do. Two requests with one `identity` are the same run.
 
     reference: identity of the incumbent's run with this seed. A score below that run's claims a gain, and is audited
     at high power, at the positions where the gain is claimed. None: the cheap audit only.
     wall_cap_seconds: training is cut and judged `timeout` after this long.
+    split: "test" scores the trained program on the sealed test split as well (`CompletedRun.test_bpb`). Nothing but
+    `confirm` and a tournament's last step may ask for it; it is a part of the identity.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,6 +63,7 @@ class RunRequest(BaseModel):
     wall_cap_seconds: float
     trace_seconds: float = 0.0
     sandbox: str = ""
+    split: RunSplit = "validation"
 
 
 class Executor(Protocol):
@@ -79,6 +86,7 @@ def run_identity(
     tokenizer: str,
     evaluation: str,
     seed: int,
+    split: RunSplit = "validation",
 ) -> str:
     """The SHA-256 that names a run. Equal in everything that decides its score means equal in name."""
     facts = {
@@ -91,4 +99,6 @@ def run_identity(
         "evaluation": evaluation,
         "seed": seed,
     }
+    if split != "validation":
+        facts["split"] = split
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -33,6 +33,7 @@ class RunHost(Protocol):
     rows: np.ndarray
     memory_bytes: int
 
+    def sealed_rows(self) -> np.ndarray: ...
     def facts(self) -> dict: ...
     def progress(self, progress: RunProgress, *, force: bool = False) -> None: ...
     def executables(self, program: str) -> tuple[CompiledProgram, CompiledScorer, float]: ...
@@ -85,14 +86,19 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
         return failed(*_judge_runtime_error(error, "training"))
     host.progress(RunProgress("score", 1.0, trained.loss, trained.steps), force=True)
     facts = {"train_seconds": trained.train_seconds, "curve": trained.curve, "step": trained.steps}
+    sealed = host.sealed_rows() if request.split == "test" else None
     try:
         scored = score(scorer, trained.leaves, host.rows, host.corpus.byte_lengths)
+        tested = score(scorer, trained.leaves, sealed, host.corpus.byte_lengths) if sealed is not None else None
     except NotFiniteError as error:
         return failed(Verdict.INVALID, f"not finite: {error}", **facts)
     except Exception as error:
         return failed(*_judge_runtime_error(error, "scoring"), **facts)
     audit_started = time.monotonic()
     audits = _audit(host, request, scorer, trained, scored)
+    if sealed is not None:
+        randomness = np.random.default_rng(secrets.randbits(128))
+        audits += routine_audits(AuditSubject(scorer, trained.leaves, sealed), randomness)
     broken = next((audit for audit in audits if not audit.passed), None)
     if broken is not None:
         reason = f"{broken.name}: {broken.detail} (by up to {broken.max_deviation:.3g} nats)"
@@ -108,7 +114,7 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
         flops=trained.flops,
         train_seconds=trained.train_seconds,
         compile_seconds=compile_seconds,
-        eval_seconds=scored.seconds,
+        eval_seconds=scored.seconds + (tested.seconds if tested is not None else 0.0),
         audit_seconds=time.monotonic() - audit_started,
         trace_seconds=request.trace_seconds,
         total_seconds=time.monotonic() - started + request.trace_seconds,
@@ -128,6 +134,7 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
         sandbox=request.sandbox,
         flags=_flags(trained, scored, host.settings.unigram_bpb),
         audits=audits,
+        test_bpb=tested.val_bpb if tested is not None else None,
         curve=trained.curve,
     )
 

@@ -15,13 +15,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.execution.base import RunProgress, RunRequest
 from jaxresearch.machine import physical_memory_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _KEPT_PROGRAMS = 4
 _USABLE_SHARE = 0.9
@@ -127,6 +130,15 @@ class _Worker:
         self.memory_bytes = int(limit or _USABLE_SHARE * physical_memory_bytes())
         self.compiled: OrderedDict[str, Any] = OrderedDict()
         self._last_progress = 0.0
+
+    def sealed_rows(self) -> np.ndarray:
+        """Rows of the sealed test split. Read only when a confirmation asks, and not kept."""
+        from jaxresearch.data.batches import evaluation_rows
+        from jaxresearch.data.dataset import open_sealed_test
+
+        settings = self.settings
+        sealed = open_sealed_test(self.corpus, settings.context)
+        return evaluation_rows(sealed, settings.evaluation_tokens, settings.evaluation_batch)
 
     def facts(self) -> dict[str, Any]:
         import jax

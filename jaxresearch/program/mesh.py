@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,8 +47,8 @@ class Placement:
         return self.replicated
 
 
-def make_placement(devices: Sequence[jax.Device], *, fsdp: int | None, state_bytes: int) -> Placement:
-    """A mesh of all `devices`: `fsdp` of them hold one state together; None chooses by the state's size.
+def make_placement(devices: Sequence[Any], *, fsdp: int | None, state_bytes: int) -> Placement:
+    """A mesh of all `devices` (jax's): `fsdp` of them hold one state together; None chooses by the state's size.
 
     state_bytes: of the whole state. Raises `ConfigurationError` when `fsdp` does not divide the number of devices.
     """

@@ -169,6 +169,12 @@ def string_attribute(op: Operation, name: str) -> str:
     return value.value if isinstance(value, ir.StringAttr | ir.FlatSymbolRefAttr) else str(value)
 
 
+def named_attributes(op: Operation, name: str) -> list[str]:
+    """Names inside an array of dictionaries, such as the attributes of a function's arguments."""
+    array = ir.ArrayAttr(op.attributes[name])
+    return [named.name for dictionary in array for named in ir.DictAttr(dictionary)]
+
+
 def to_exported(module: Module, platform: str) -> export.Exported:
     """The module's `main` as something that `jax.jit` can call with flat positional arguments.
 

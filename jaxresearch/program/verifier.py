@@ -162,7 +162,7 @@ def _refuse_attributes(op: Operation) -> None:
         if "." in name and name not in _ALLOWED_DOTTED_ATTRIBUTES:
             raise InvalidProgramError(f"attribute {name} on {op.name} is not allowed")
         if op.name == "func.func" and name in ("arg_attrs", "res_attrs"):
-            for key in (named.name for dictionary in op.attributes[name] for named in dictionary):
+            for key in stablehlo.named_attributes(op, name):
                 if key not in _ALLOWED_ARGUMENT_ATTRIBUTES:
                     raise InvalidProgramError(f"argument attribute {key} is not allowed")
 

@@ -1,24 +1,32 @@
-"""The noise floor: how far val_bpb moves when nothing but the seed changes."""
+"""Noise: how far val_bpb moves when nothing but the seed changes, between seeds and between pairs on one seed.
+
+The model of a study's scores is a two-way layout: score = experiment + seed + residual. The seed moves all experiments of
+one kind together (data order, and the init where shapes are equal); pairing on seeds takes that part out.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import linalg, stats
+
+Scores = Mapping[Any, float]
+"""val_bpb of one experiment by block: its seed, or whatever makes scores move together."""
 
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """Standard deviation of val_bpb between seeds, in bits per byte.
+    """A standard deviation of val_bpb, in bits per byte.
 
     degrees_of_freedom: of the estimate. low, high: its 95 % confidence interval, from the chi-square distribution.
     """
 
     sd_bpb: float
-    degrees_of_freedom: int
+    degrees_of_freedom: float
     low_bpb: float
     high_bpb: float
 
@@ -26,18 +34,77 @@ class NoiseFloor:
 def noise_floor(groups: Iterable[Sequence[float]], *, confidence: float = 0.95) -> NoiseFloor | None:
     """Pooled within-group standard deviation; a group holds one experiment's val_bpb over its seeds.
 
-    Assumes that all groups share one variance and that scores are normal. Groups of fewer than two scores say nothing;
-    None when no group says anything. Interval: df * s^2 / sigma^2 is chi-square with df degrees of freedom.
+    Assumes that all groups share one variance, are independent, and that scores are normal. Groups of fewer than two
+    scores say nothing; None when no group says anything.
     """
     samples = [np.asarray(group, dtype=float) for group in groups if len(group) >= 2]
     degrees = sum(len(sample) - 1 for sample in samples)
     if degrees == 0:
         return None
-    squares = sum(float(np.sum((sample - sample.mean()) ** 2)) for sample in samples)
+    return _estimate(_within(samples) / degrees, degrees, confidence)
+
+
+def seed_noise(experiments: Sequence[Mapping[int, float]], *, confidence: float = 0.95) -> NoiseFloor | None:
+    """Standard deviation between seeds of one experiment, pooled over all experiments with two scores or more.
+
+    Experiments on equal seeds move together, so they count for less than their number. With correlation r between the
+    scores of two experiments on one seed, their sums of squares have correlation r^2 for each shared degree of freedom,
+    and the estimate has (sum n)^2 / (sum n + r^2 * sum over pairs of shared n) degrees of freedom (Satterthwaite).
+    """
+    replicated = [scores for scores in experiments if len(scores) >= 2]
+    degrees = [len(scores) - 1 for scores in replicated]
+    if not degrees:
+        return None
+    variance = _within([np.array(list(scores.values())) for scores in replicated]) / sum(degrees)
+    squared = correlation(experiments) ** 2
+    shared = sum(max(0, len(a.keys() & b.keys()) - 1) for at, a in enumerate(replicated) for b in replicated[at + 1 :])
+    return _estimate(variance, sum(degrees) ** 2 / (sum(degrees) + 2 * squared * shared), confidence)
+
+
+def correlation(experiments: Sequence[Mapping[int, float]]) -> float:
+    """Correlation, in [0, 1], of two experiments' scores on one seed: the share of the seed variance that pairing removes.
+
+    1, the cautious value for pooling, where no two experiments share two seeds.
+    """
+    pairs = pair_noise(experiments)
+    replicated = [np.array(list(scores.values())) for scores in experiments if len(scores) >= 2]
+    degrees = sum(len(sample) - 1 for sample in replicated)
+    total = _within(replicated) / degrees if degrees else 0.0
+    if pairs is None or total <= 0:
+        return 1.0
+    return min(1.0, max(0.0, 1 - pairs.sd_bpb**2 / 2 / total))
+
+
+def pair_noise(experiments: Iterable[Scores], *, confidence: float = 0.95) -> NoiseFloor | None:
+    """Standard deviation of the difference of two experiments' scores in one block, from the residuals of all of them.
+
+    Least squares on experiment + block; the residual variance doubled. None while no two experiments share two blocks.
+    Scores that are not finite are left out.
+    """
+    finite = ({block: value for block, value in scores.items() if math.isfinite(value)} for scores in experiments)
+    rows = [scores for scores in finite if len(scores) >= 2]
+    values = np.array([value for scores in rows for value in scores.values()])
+    if len(values) == 0:
+        return None
+    blocks = {block: at for at, block in enumerate(dict.fromkeys(block for scores in rows for block in scores))}
+    design = np.zeros((len(values), len(rows) + len(blocks)))
+    cells = [(row, blocks[block]) for row, scores in enumerate(rows) for block in scores]
+    for at, (row, block) in enumerate(cells):
+        design[at, row] = design[at, len(rows) + block] = 1.0
+    basis = linalg.orth(design)
+    degrees = len(values) - basis.shape[1]
+    if degrees == 0:
+        return None
+    squares = float(np.sum((values - basis @ (basis.T @ values)) ** 2))
+    return _estimate(2 * squares / degrees, degrees, confidence)
+
+
+def _within(samples: Iterable[np.ndarray]) -> float:
+    return sum(float(np.sum((sample - sample.mean()) ** 2)) for sample in samples)
+
+
+def _estimate(variance: float, degrees: float, confidence: float) -> NoiseFloor:
+    """df * s^2 / sigma^2 is chi-square with df degrees of freedom. What rounding leaves of equal scores is none."""
+    sd = math.sqrt(variance) if variance > 1e-24 else 0.0
     low, high = stats.chi2.interval(confidence, degrees)
-    return NoiseFloor(
-        sd_bpb=math.sqrt(squares / degrees),
-        degrees_of_freedom=degrees,
-        low_bpb=math.sqrt(squares / high),
-        high_bpb=math.sqrt(squares / low),
-    )
+    return NoiseFloor(sd, degrees, sd * math.sqrt(degrees / high), sd * math.sqrt(degrees / low))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from jaxresearch.budget import Budget
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.execution.base import Executor, RunProgress, RunRequest, TracedCandidate, TraceFailure
-from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
+from jaxresearch.execution.base import Executor, RunProgress, TraceFailure
+from jaxresearch.experiment import Verdict
 from jaxresearch.proposal import Candidate, EditError, Proposal, apply
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.strategy import Strategy
@@ -27,15 +25,13 @@ from jaxresearch.study.events import (
     TraceOutcome,
 )
 from jaxresearch.study.history import Entry, History
-from jaxresearch.study.identity import candidate_fingerprint, identity_of, round_seed, text_fingerprint
+from jaxresearch.study.identity import candidate_fingerprint, round_seed, text_fingerprint
 from jaxresearch.study.journal import Journal
+from jaxresearch.study.requests import attempt, request_of
 from jaxresearch.study.steps import AskStrategy, Decide, Finish, GiveUp, RunCandidate, TraceCandidate, next_step
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.view import ModelFactory, study_view, trace_once
 from jaxresearch.study.workspace import Workspace
-
-MIN_WALL_CAP_SECONDS = 60.0
-"""A run's wall cap is never below this: on a busy machine a short run can take many times its usual time."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,7 @@ class Driver:
         instructions: Callable[[], str],
         stop: Stop,
         clock: Callable[[], float],
+        pause: Callable[[History], str | None] = lambda history: None,
     ) -> None:
         self._journal = journal
         self._workspace = workspace
@@ -72,6 +69,7 @@ class Driver:
         self._instructions = instructions
         self._stop = stop
         self._clock = clock
+        self._pause = pause
 
     @property
     def _history(self) -> History:
@@ -99,7 +97,8 @@ class Driver:
         while True:
             if self._stop.requested:
                 raise Interrupted
-            ending = await self._do_next()
+            reason = self._pause(self._history) if self._history.pending is None else None
+            ending = await self._do_next() if reason is None else Ending(reason, finished=False, interrupted=False)
             if ending is not None:
                 return ending
 
@@ -169,7 +168,7 @@ class Driver:
     # Running
 
     async def _run(self, entry: Entry, seed: int) -> None:
-        request = self._request(entry, seed)
+        request = request_of(self._history, entry, seed, reference=self._reference(entry, seed))
         known = self._history.known_run(request.identity)
         if known is not None:
             number, outcome = known
@@ -180,35 +179,8 @@ class Driver:
         def on_progress(progress: RunProgress) -> None:
             self._journal.reporter.on_progress(entry.number, seed, progress)
 
-        outcome = await self._stop.obey(self._attempt(request, on_progress), requests=2)
+        outcome = await self._stop.obey(attempt(self._executor, request, on_progress), requests=2)
         self._journal.record(RunFinished(number=entry.number, outcome=outcome))
-
-    async def _attempt(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
-        """The run's outcome; our own failures, and an answer to another question, are `infrastructure`."""
-        try:
-            outcome = await self._executor.run(request, on_progress)
-        except Exception as error:
-            return _lost(request, f"the executor failed: {error!r}")
-        if (outcome.identity, outcome.seed) != (request.identity, request.seed):
-            return _lost(request, "the executor answered with another run")
-        if isinstance(outcome, CompletedRun) and not math.isfinite(outcome.val_bpb):
-            return _failed(request, Verdict.INVALID, "the score is not finite")
-        return outcome
-
-    def _request(self, entry: Entry, seed: int) -> RunRequest:
-        trace = entry.trace
-        assert isinstance(trace, TracedCandidate), "next_step runs traced candidates only"
-        return RunRequest(
-            identity=identity_of(trace, self._history.created, seed),
-            program=trace.program,
-            traced=trace.traced,
-            seed=seed,
-            budget=self._history.config.budget,
-            reference=self._reference(entry, seed),
-            wall_cap_seconds=wall_cap_seconds(self._history),
-            trace_seconds=trace.trace_seconds,
-            sandbox=trace.sandbox,
-        )
 
     def _reference(self, entry: Entry, seed: int) -> str | None:
         if entry.number == 0:
@@ -237,40 +209,9 @@ class Driver:
         return None
 
 
-def wall_cap_seconds(history: History) -> float:
-    """How long a run may train: `limits.train_seconds_factor` times what it should take.
-
-    That is the budget itself when the budget is in seconds, else what the baseline took on average; before the baseline
-    is known it is `limits.train_seconds`. Never below `MIN_WALL_CAP_SECONDS`.
-    """
-    limits, budget = history.config.limits, Budget.parse(history.config.budget)
-    runs = [run for run in history.baseline.experiment.runs if isinstance(run, CompletedRun)]
-    if budget.unit == "seconds":
-        expected = budget.amount
-    elif history.baseline.verdict is not None and runs:
-        expected = sum(run.train_seconds for run in runs) / len(runs)
-    else:
-        return limits.train_seconds
-    return max(MIN_WALL_CAP_SECONDS, limits.train_seconds_factor * expected)
-
-
 def _message(entry: Entry, proposal: Proposal) -> str:
     """A commit's message. Its last line anchors the ledger: the hash of the event that proposed the experiment."""
     return (
         f"{proposal.hypothesis.strip() or 'No hypothesis'}\n\n"
         f"Experiment: {entry.number}\nParent: {proposal.parent}\nLedger: {entry.anchor}"
-    )
-
-
-def _lost(request: RunRequest, reason: str) -> FailedRun:
-    return _failed(request, Verdict.INFRASTRUCTURE, reason)
-
-
-def _failed(request: RunRequest, verdict: Verdict, reason: str) -> FailedRun:
-    return FailedRun(
-        identity=request.identity,
-        verdict=verdict,
-        reason=reason,
-        seed=request.seed,
-        program=request.program,
     )

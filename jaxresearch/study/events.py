@@ -146,6 +146,30 @@ class Decided(_Event):
     same_as: int | None = None
 
 
+class TestOpened(_Event):
+    """The sealed test split was opened: from here on it is known, and a second opening (`opening` 2) is less worth.
+
+    experiments: those that are scored on it, the baseline first. seeds: fresh ones, of no run before.
+    """
+
+    __test__ = False  # pytest: this is no test
+
+    kind: Literal["test_opened"] = "test_opened"
+    opening: int
+    experiments: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+class TestScored(_Event):
+    """A run of experiment `number` for the test that is open; it is none of the experiment's own runs."""
+
+    __test__ = False
+
+    kind: Literal["test_scored"] = "test_scored"
+    number: int
+    outcome: RunOutcome
+
+
 class Stopped(_Event):
     """A session ended in good order. `finished` says that the study had reached its end, and not just this session."""
 
@@ -167,6 +191,8 @@ Event = Annotated[
     | RunStarted
     | RunFinished
     | Decided
+    | TestOpened
+    | TestScored
     | Stopped,
     Field(discriminator="kind"),
 ]

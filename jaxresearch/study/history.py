@@ -11,7 +11,7 @@ from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
-from jaxresearch.statistics.noise import NoiseFloor, noise_floor
+from jaxresearch.statistics.noise import NoiseFloor, seed_noise
 from jaxresearch.study.events import (
     Checked,
     Decided,
@@ -24,6 +24,8 @@ from jaxresearch.study.events import (
     SessionStarted,
     Stopped,
     StudyCreated,
+    TestOpened,
+    TestScored,
     Traced,
     TraceOutcome,
 )
@@ -62,14 +64,32 @@ class Entry:
 @dataclass(frozen=True)
 class Costs:
     """What a study has used. Accelerator seconds are compiling, training and scoring, infrastructure failures included;
-    shared runs cost nothing. Wall seconds are those of its sessions. `llm_cost_usd` leaves unpriced models out."""
+    shared runs cost nothing. `flops` are those of completed trainings. Wall seconds are those of its sessions.
+    `llm_cost_usd` leaves unpriced models out."""
 
     accelerator_seconds: float = 0.0
     train_seconds: float = 0.0
+    flops: float = 0.0
     wall_seconds: float = 0.0
     llm_calls: int = 0
     llm_tokens: int = 0
     llm_cost_usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One opening of the sealed test: which experiments, on which seeds, and what their runs gave so far."""
+
+    event: TestOpened
+    outcomes: tuple[tuple[int, RunOutcome], ...] = ()
+
+    def run(self, number: int, seed: int) -> RunOutcome | None:
+        """The last outcome of experiment `number` with `seed`; infrastructure failures do not count."""
+        for at, outcome in reversed(self.outcomes):
+            lost = isinstance(outcome, FailedRun) and outcome.verdict is Verdict.INFRASTRUCTURE
+            if at == number and outcome.seed == seed and not lost:
+                return outcome
+        return None
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,7 @@ class History:
     by candidate fingerprint. failed_proposals: in all, the last for `last_failure`.
     proposal_streak, infrastructure_streak: failed proposals and lost experiments in a row, this session.
     stopped: how the last session ended, None while one is going (or was killed).
+    openings: of the sealed test, by `confirm`. Their runs and their time are not the study's.
     """
 
     created: StudyCreated
@@ -102,6 +123,7 @@ class History:
     sessions: int = 0
     costs: Costs = Costs()
     stopped: Stopped | None = None
+    openings: tuple[Opening, ...] = ()
 
     @property
     def config(self) -> StudyConfig:
@@ -137,12 +159,8 @@ class History:
 
     @property
     def noise(self) -> NoiseFloor | None:
-        """The noise floor, from the baseline's seeds.
-
-        Replicated contenders are not pooled in yet. They share the baseline's seeds, and scores on one seed move
-        together, so counting them as independent would claim more degrees of freedom than there are.
-        """
-        return noise_floor([list(self.baseline.experiment.scores.values())])
+        """The noise floor: between seeds of one experiment, pooled over all that ran on two or more."""
+        return seed_noise([entry.experiment.scores for entry in self.entries])
 
     def known_run(self, identity: str) -> tuple[int, CompletedRun] | None:
         """The completed run called `identity`, with the number of the experiment that it was made for."""
@@ -165,7 +183,8 @@ class History:
 
     def apply(self, stored: StoredEvent) -> History:
         """The history one event later. Raises `JaxresearchError` when the event cannot follow."""
-        elapsed = 0.0 if isinstance(stored.event, SessionStarted) else max(0.0, stored.time - self.time)
+        between = isinstance(stored.event, SessionStarted | TestOpened | TestScored)
+        elapsed = 0.0 if between else max(0.0, stored.time - self.time)
         costs = replace(self.costs, wall_seconds=self.costs.wall_seconds + elapsed)
         moved = replace(self, seq=stored.seq, head=stored.hash, time=stored.time, costs=costs)
         try:
@@ -198,15 +217,19 @@ class History:
                 return self._with_run(event)
             case Decided():
                 return self._with_decision(event)
+            case TestOpened():
+                return replace(self, openings=(*self.openings, Opening(event)))
+            case TestScored():
+                *before, last = self.openings
+                outcomes = (*last.outcomes, (event.number, event.outcome))
+                return replace(self, openings=(*before, replace(last, outcomes=outcomes)))
             case Stopped():
                 return replace(self, stopped=event)
             case _:
                 assert_never(event)
 
     def _with_session(self) -> History:
-        entries = tuple(
-            replace(entry, running=None, faults=()) if entry.verdict is None else entry for entry in self.entries
-        )
+        entries = tuple(replace(entry, running=None, faults=()) for entry in self.entries)
         return replace(
             self,
             entries=entries,
@@ -276,6 +299,7 @@ class History:
         lost = event.verdict is Verdict.INFRASTRUCTURE
         moved = self._changed(event.number, decision=event)
         moved = moved._published(event.number, verdict=event.verdict, reason=event.reason)
+        moved = moved._changed(self.incumbent_number, faults=())
         return replace(
             moved,
             incumbent_number=event.number if event.verdict is Verdict.KEEP else self.incumbent_number,
@@ -327,4 +351,5 @@ def _costs_with(costs: Costs, outcome: RunOutcome) -> Costs:
         costs,
         accelerator_seconds=costs.accelerator_seconds + used,
         train_seconds=costs.train_seconds + outcome.train_seconds,
+        flops=costs.flops + (outcome.flops if isinstance(outcome, CompletedRun) else 0.0),
     )

@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from jaxresearch.config import StudyConfig
-from jaxresearch.execution.base import TracedCandidate, run_identity
+from jaxresearch.execution.base import RunSplit, TracedCandidate, run_identity
 from jaxresearch.proposal import Candidate
 from jaxresearch.study.events import StudyCreated
 
@@ -26,7 +26,7 @@ def round_seed(config: StudyConfig, round_number: int) -> int:
     return int(np.random.SeedSequence([config.seed, round_number]).generate_state(1)[0])
 
 
-def identity_of(trace: TracedCandidate, created: StudyCreated, seed: int) -> str:
+def identity_of(trace: TracedCandidate, created: StudyCreated, seed: int, split: RunSplit = "validation") -> str:
     """The identity of the run of `trace` with `seed` in the study that `created` began."""
     return run_identity(
         program=trace.program,
@@ -37,6 +37,7 @@ def identity_of(trace: TracedCandidate, created: StudyCreated, seed: int) -> str
         tokenizer=created.tokenizer,
         evaluation=created.config.evaluation_text,
         seed=seed,
+        split=split,
     )
 
 

@@ -54,10 +54,7 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
     config = study.config
     model_factory = _model_factory(study, llm or config.llm.model)
     strategy = make_strategy(config.strategy.name, config.strategy.options)
-    corpus = _prepare(config, on_preparation)
-    study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
-    sandbox = await choose_sandbox(config.sandbox.require)
-    executor = LocalExecutor.create(config, corpus, sandbox, programs=study.layout.programs, runs=study.layout.runs)
+    executor = await _executor(study, on_preparation)
     stop = Stop()
     try:
         with stop_on_signals(stop):
@@ -92,6 +89,34 @@ def _model_factory(study: Study, llm: str) -> ModelFactory:
         return ResumingModel(model, recorded) if recorded else model
 
     return of_round
+
+
+async def open_executor(
+    config: StudyConfig, on_preparation: OnPreparation, *, programs: Path, runs: Path
+) -> tuple[LocalExecutor, Corpus]:
+    """An executor of runs as `config` says, on this machine, and its corpus. The caller closes it."""
+    corpus = _prepare(config, on_preparation)
+    sandbox = await choose_sandbox(config.sandbox.require)
+    return LocalExecutor.create(config, corpus, sandbox, programs=programs, runs=runs), corpus
+
+
+async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_preparation: OnPreparation) -> None:
+    """`Study.confirm` with the executor that this machine has. Signals as for `drive`; then it raises `Interrupted`."""
+    executor, stop = await _executor(study, on_preparation), Stop()
+    try:
+        with stop_on_signals(stop):
+            await study.confirm(executor, reporter, stop, count=count)
+    finally:
+        await executor.close()
+
+
+async def _executor(study: Study, on_preparation: OnPreparation) -> LocalExecutor:
+    """Runs of `study` on this machine; refuses another corpus than the study's. The caller closes it."""
+    executor, corpus = await open_executor(
+        study.config, on_preparation, programs=study.layout.programs, runs=study.layout.runs
+    )
+    study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
+    return executor
 
 
 def _prepare(config: StudyConfig, on_preparation: OnPreparation) -> Corpus:

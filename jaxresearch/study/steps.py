@@ -2,6 +2,7 @@
 
 The life of an experiment: proposed -> traced -> one run after another, as acceptance asks -> decided.
 The baseline is experiment 0; it runs with all seeds, and without a score of it there is no study.
+An incumbent runs again when a contender's next pair needs it; one that fails there only loses that seed.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import assert_never
 
 from jaxresearch.execution.base import TraceFailure
 from jaxresearch.experiment import FailedRun, Verdict
-from jaxresearch.statistics.acceptance import Acceptance, Discard, Keep, RunSeed
+from jaxresearch.statistics.acceptance import Acceptance, Discard, Keep, RunIncumbent, RunSeed
 from jaxresearch.study.events import Decided
+from jaxresearch.study.evidence import contest_noise
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import run_seeds
 from jaxresearch.text import clean
@@ -125,10 +127,20 @@ def _contender_step(history: History, entry: Entry, acceptance: Acceptance) -> S
 
 def _judged(history: History, entry: Entry, acceptance: Acceptance) -> Step:
     incumbent = history.incumbent
-    answer = acceptance.decide(entry.experiment.scores, incumbent.experiment.scores, history.noise)
+    if len(incumbent.faults) >= MAX_FAULTS:
+        reason = f"the incumbent's run for its next pair was lost {MAX_FAULTS} times: {incumbent.faults[-1]}"
+        return _verdict(entry, Verdict.INFRASTRUCTURE, reason)
+    answer = acceptance.decide(
+        entry.experiment.scores,
+        incumbent.experiment.scores,
+        contest_noise(history, entry, incumbent),
+        {run.seed for run in incumbent.experiment.runs if isinstance(run, FailedRun)},
+    )
     match answer:
         case RunSeed(seed=seed):
             return RunCandidate(entry.number, seed)
+        case RunIncumbent(seed=seed):
+            return RunCandidate(incumbent.number, seed)
         case Keep():
             verdict = Verdict.KEEP
         case Discard():

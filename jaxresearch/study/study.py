@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
@@ -15,8 +15,10 @@ from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor
 from jaxresearch.proposal import Candidate
-from jaxresearch.statistics.acceptance import Acceptance, ReplicatedPairs
+from jaxresearch.statistics.acceptance import Acceptance
+from jaxresearch.statistics.rules import make_rule
 from jaxresearch.strategy import Strategy
+from jaxresearch.study.confirm import DEFAULT_SEEDS, confirm, fresh_seeds
 from jaxresearch.study.driver import Driver, Ending
 from jaxresearch.study.events import StudyCreated
 from jaxresearch.study.history import History
@@ -101,8 +103,7 @@ class Study:
     @property
     def rule(self) -> Acceptance:
         """The rule of acceptance that the settings name."""
-        settings = self.config.acceptance
-        return ReplicatedPairs(runs=settings.runs, alpha=settings.alpha)
+        return make_rule(self.config)
 
     def events(self) -> Iterator[StoredEvent]:
         """All events of the ledger in order, the chain checked on the way."""
@@ -148,8 +149,11 @@ class Study:
         stop: Stop | None = None,
         *,
         acceptance: Acceptance | None = None,
+        pause: Callable[[History], str | None] = lambda history: None,
     ) -> Ending:
         """Drive the study until it ends or `stop` is requested. Calling it again, in any process, goes on.
+
+        pause: asked whenever nothing is pending; a reason ends the session there, in good order.
 
         Raises `StudyLocked` when another process drives it, and `JaxresearchError` when it cannot go on as things are.
         The caller closes `executor`.
@@ -166,8 +170,27 @@ class Study:
                 instructions=self.instructions,
                 stop=stop or Stop(),
                 clock=self._clock,
+                pause=pause,
             )
             return await driver.drive()
+
+    async def confirm(
+        self,
+        executor: Executor,
+        reporter: Reporter | None = None,
+        stop: Stop | None = None,
+        *,
+        count: int = DEFAULT_SEEDS,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
+        """Open the sealed test for baseline and incumbent on `count` fresh seeds (or these), or finish an opening.
+
+        Raises as `run` does, and `Interrupted` when `stop` was requested; calling it again goes on.
+        """
+        with sole_driver(self.layout.lock, now=self._clock()):
+            self._journal = Journal(self._journal.ledger, reporter or NullReporter())
+            chosen = tuple(seeds) if seeds is not None else fresh_seeds(self.history, count)
+            await confirm(self._journal, executor, chosen, stop or Stop())
 
     def close(self) -> None:
         self._journal.ledger.close()

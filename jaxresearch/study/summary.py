@@ -7,6 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from jaxresearch.experiment import CompletedRun, Experiment, Verdict
+from jaxresearch.statistics.rules import make_rule
+from jaxresearch.study.evidence import study_pair_noise, tested
 from jaxresearch.study.history import Entry, History
 from jaxresearch.text import one_line
 
@@ -30,6 +32,7 @@ def status_object(history: History, study: str) -> dict[str, Any]:
     Figures that do not exist yet are None. `utilisation` is the share of the sessions' wall seconds that trained.
     """
     noise, costs, config, incumbent = history.noise, history.costs, history.config, history.incumbent
+    pairs = study_pair_noise(history)
     p_value = incumbent.decision.p_value if incumbent.decision is not None else None
     return {
         "study": study,
@@ -48,6 +51,8 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "finished": history.stopped is not None and history.stopped.finished,
         "planned_experiments": config.experiments,
         "noise": asdict(noise) if noise is not None else None,
+        "pair_noise": asdict(pairs) if pairs is not None else None,
+        "expected_false_keeps": expected_false_keeps(history),
         "llm_calls": costs.llm_calls,
         "failed_proposals": history.failed_proposals,
         "pending": history.pending.number if history.pending is not None else None,
@@ -55,6 +60,11 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "events": history.seq,
         "head": history.head,
     }
+
+
+def expected_false_keeps(history: History) -> float:
+    """How many keeps to expect by chance, at most: if none of the contenders judged so far had any effect."""
+    return make_rule(history.config).false_keep_rate * tested(history.entries)
 
 
 def tsv(history: History) -> str:

@@ -102,6 +102,7 @@ def completed(request: RunRequest, val_bpb: float) -> CompletedRun:
         corpus="sha256:corpus",
         tokenizer="sha256:tokenizer",
         seed=request.seed,
+        test_bpb=val_bpb + 0.02 if request.split == "test" else None,
         budget=request.budget,
         device="cpu",
         threads=1,

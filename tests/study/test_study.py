@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 from pathlib import Path
 
 import pytest
@@ -344,7 +345,8 @@ def test_the_view_shows_the_study(bench: Bench):
     first, last = strategy.views[0], strategy.views[-1]
     assert first.instructions == "Be bold."
     assert first.incumbent.number == 0
-    assert first.noise_sd == study.history.noise.sd_bpb
+    assert first.noise_sd == pytest.approx(statistics.stdev(first.baseline.scores.values()))
+    assert last.noise_sd != first.noise_sd, "replicated contenders are pooled in"
     assert last.incumbent.number == 6
     assert [experiment.number for experiment in last.experiments] == list(range(8))
     assert last.candidate(0) == SUBJECT
@@ -458,5 +460,6 @@ def test_kept_scores_are_means_over_seeds(bench: Bench):
     study = bench.run()
     kept = study.history.incumbent.experiment
     runs = [run for run in kept.runs if isinstance(run, CompletedRun)]
-    assert kept.val_bpb == pytest.approx(sum(run.val_bpb for run in runs) / 3)
+    assert kept.val_bpb == pytest.approx(sum(run.val_bpb for run in runs) / len(runs))
+    assert len(runs) >= 2
     assert kept.verdict is Verdict.KEEP

@@ -54,12 +54,16 @@ def test_the_status_object_is_as_documented(study: Study):
     assert status["baseline"]["runs"] == 3
     assert status["incumbent"]["experiment"] == 6
     assert set(status["incumbent"]) == {"experiment", "val_bpb", "sem", "runs", "p_value"}
-    assert 0 < status["incumbent"]["p_value"] <= 0.05
+    assert 0 < status["incumbent"]["p_value"] <= 0.01
     assert status["llm_cost_usd"] == 0.25 * len(SCRIPT)
     assert status["llm_tokens"] == 110 * len(SCRIPT)
-    assert status["accelerator_seconds"] == 10.0 * 10
+    assert status["accelerator_seconds"] == 10.0 * 9
     assert 0 < status["utilisation"] < 1
     assert status["finished"] is True
+    assert status["expected_false_keeps"] == pytest.approx(3 * 0.01), "three contenders were judged"
+    assert status["noise_floor"] == status["noise"]["sd_bpb"]
+    assert status["noise"]["low_bpb"] < status["noise_floor"] < status["noise"]["high_bpb"]
+    assert status["pair_noise"]["degrees_of_freedom"] >= 2
 
 
 def test_a_study_that_has_not_run_has_a_status(bench: Bench):

@@ -1,0 +1,182 @@
+"""`compare`: strategies head to head, under one budget, repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from jaxresearch.cli.app import INTERRUPTED
+from jaxresearch.cli.common import Output, config_options, make_tournament_config, output_options
+from jaxresearch.cli.live import StudyDisplay
+from jaxresearch.errors import ConfigurationError
+from jaxresearch.study.history import History
+from jaxresearch.study.ledger import StoredEvent
+from jaxresearch.tournament.plan import Arm
+
+
+@click.command(
+    epilog="Example: jaxresearch compare --strategy greedy --strategy beam --repeats 8 --tournament tournaments/mine"
+)
+@click.option("--strategy", "strategies", multiple=True, metavar="NAME", help="An arm; repeat for more.")
+@click.option(
+    "--arm", "arms", multiple=True, metavar="NAME:LLM", help="An arm with a model, as greedy:anthropic:MODEL."
+)
+@click.option("--repeats", type=click.IntRange(1, 900), help="Of every arm, with other seeds each time.")
+@click.option("--experiments", type=click.IntRange(0), help="Proposals of one arm in one repeat.")
+@click.option("--accelerator-seconds", type=click.FloatRange(0, min_open=True), help="Of one arm in one repeat.")
+@click.option("--flops", type=click.FloatRange(0, min_open=True), help="Of one arm in one repeat.")
+@click.option("--no-controls", is_flag=True, help="Do not add `independent` and `random_search`.")
+@click.option("--llm", metavar="MODEL", help="As for `run`.")
+@click.option("--budget", help="Of one run, as for `run`.")
+@click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1_000_000), help="Of the first repeat.")
+@click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
+@click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls, of one arm in one repeat.")
+@click.option("--tournament", "folder", type=click.Path(path_type=Path), help="Its folder; the same one again goes on.")
+@config_options
+@output_options
+def compare(
+    strategies: tuple[str, ...],
+    arms: tuple[str, ...],
+    repeats: int | None,
+    experiments: int | None,
+    accelerator_seconds: float | None,
+    flops: float | None,
+    no_controls: bool,
+    llm: str | None,
+    budget: str | None,
+    corpus: str | None,
+    seed: int | None,
+    slots: int | None,
+    max_cost: float | None,
+    folder: Path | None,
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    output: Output,
+) -> int:
+    """Compare strategies under one binding budget, repeated, with intervals and corrected p-values.
+
+    The budget that binds is --accelerator-seconds or --flops, replicates included; without either, --experiments.
+    Running the same command on the same folder goes on after any stop, or shows the result.
+    """
+    from jaxresearch.strategy import installed_strategies
+    from jaxresearch.study.stopping import Interrupted
+    from jaxresearch.tournament.plan import make_arms
+    from jaxresearch.tournament.results import results
+    from jaxresearch.tournament.session import run_tournament
+
+    named = [*strategies, *arms]
+    config = make_tournament_config(
+        config_file,
+        settings,
+        tournament__arms=json.dumps(named) if named else None,
+        tournament__repeats=repeats,
+        tournament__accelerator_seconds=accelerator_seconds,
+        tournament__flops=flops,
+        tournament__controls=False if no_controls else None,
+        experiments=experiments,
+        llm__model=llm,
+        budget=budget,
+        corpus__source=corpus,
+        seed=seed,
+        slots=slots,
+        max_cost=max_cost,
+    )
+    chosen, notes = make_arms(config, installed_strategies().keys())
+    if len(chosen) < 2:
+        raise ConfigurationError("--strategy: one arm has nothing to be compared with.", fix="Name another.")
+    for note in notes:
+        output.note(note)
+    folder = folder or Path("tournaments") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    output.note(f"tournament {folder}: {', '.join(arm.name for arm in chosen)}; {config.tournament.repeats} repeats")
+    try:
+        with StudyDisplay(output) as display:
+            work = run_tournament(
+                folder,
+                config,
+                chosen,
+                lambda arm, repeat: _ArmDisplay(display, output, arm, repeat),
+                instructions="",
+                on_preparation=display.preparing,
+            )
+            tournament = asyncio.run(work)
+    except Interrupted:
+        output.note(f"Stopped. Nothing is lost; go on with the same command and --tournament {folder}")
+        return INTERRUPTED
+    facts = results(tournament)
+    output.result(facts, lambda console: print_tournament(console, facts))
+    return 0
+
+
+class _ArmDisplay:
+    """The study's display with the arm's name above each of its turns."""
+
+    _last: tuple[str, int] | None = None
+
+    def __init__(self, display: StudyDisplay, output: Output, arm: Arm, repeat: int) -> None:
+        self._display, self._output, self._arm, self._repeat = display, output, arm, repeat
+
+    def on_event(self, stored: StoredEvent, history: History) -> None:
+        from jaxresearch.study.events import RunStarted, SessionStarted, Stopped
+
+        if isinstance(stored.event, SessionStarted | Stopped):
+            return
+        if _ArmDisplay._last != (self._arm.name, self._repeat) and not isinstance(stored.event, RunStarted):
+            _ArmDisplay._last = (self._arm.name, self._repeat)
+            self._output.note(f"{self._arm.name}, repeat {self._repeat}")
+        self._display.on_event(stored, history)
+
+    def on_progress(self, number: int, seed: int, progress: Any) -> None:
+        self._display.on_progress(number, seed, progress)
+
+
+def print_tournament(console: Console, facts: dict[str, Any]) -> None:
+    """The table of arms, the contrasts, and what they show."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in (
+        "arm",
+        "val_bpb, fresh seeds",
+        "test_bpb",
+        "best-so-far, mean",
+        "experiments",
+        "keeps",
+        "accelerator s",
+    ):
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for arm in facts["strategies"]:
+        table.add_row(
+            arm["name"],
+            _interval(arm["best_val_bpb"]),
+            _interval(arm["test_bpb"]),
+            _interval(arm["anytime_auc"], short=True),
+            f"{arm['experiments']['mean']:.1f}" if arm["experiments"] else "-",
+            f"{arm['rates']['keep']:.0%}" if arm["rates"] else "-",
+            f"{arm['accelerator_seconds']:.0f}",
+        )
+    console.print(table)
+    console.print(f"\n{facts['repeats']} of {facts['planned_repeats']} repeats; each arm in each: {facts['budget']}")
+    for each in facts["pairwise"]:
+        interval = _interval({"mean": each["difference"], "low": each["low"], "high": each["high"]}, sign=True)
+        console.print(
+            f"{each['a']} against {each['b']}: {interval} bpb, p = {each['p_value']:.3g} (corrected)", markup=False
+        )
+    if facts["warning"]:
+        console.print(facts["warning"], markup=False)
+    console.print(f"\n{facts['conclusion']}", markup=False)
+
+
+def _interval(found: dict[str, float | None] | None, *, sign: bool = False, short: bool = False) -> str:
+    if found is None:
+        return "-"
+    plus = "+" if sign else ""
+    mean = f"{found['mean']:{plus}.4f}"
+    if short or found["low"] is None or found["high"] is None:
+        return mean
+    return f"{mean} ({found['low']:{plus}.4f} to {found['high']:{plus}.4f})"

@@ -1,0 +1,74 @@
+"""`confirm`: the sealed test, for the baseline and the best that was found."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from jaxresearch.cli.app import INTERRUPTED
+from jaxresearch.cli.common import Output, output_options
+from jaxresearch.cli.live import StudyDisplay
+from jaxresearch.errors import JaxresearchError
+
+
+@click.command(epilog="Example: jaxresearch confirm studies/mine --seeds 5")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("--seeds", type=click.IntRange(2, 1000), default=5, show_default=True, help="Fresh seeds for each.")
+@click.option("--again", is_flag=True, help="Open the test once more; the result says that it was open before.")
+@output_options
+def confirm(study: Path, seeds: int, again: bool, output: Output) -> int:
+    """Open the sealed test split, once, for the baseline and the incumbent, on fresh seeds.
+
+    An opening that was cut short goes on. After a whole one, its result is shown again, unless --again is given.
+    """
+    from jaxresearch.study.confirm import confirmation_object, is_confirmed
+    from jaxresearch.study.session import confirm_study
+    from jaxresearch.study.stopping import Interrupted
+    from jaxresearch.study.study import Study
+
+    opened = Study.open(study)
+    try:
+        if again or not is_confirmed(opened.history):
+            with StudyDisplay(output) as display:
+                asyncio.run(confirm_study(opened, display, count=seeds, on_preparation=display.preparing))
+        else:
+            output.note("The test was opened before; this is what it said. Open it once more with --again.")
+        facts = confirmation_object(opened.refresh(), str(study))
+    except Interrupted:
+        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch confirm {study}")
+        return INTERRUPTED
+    finally:
+        opened.close()
+    if facts["gain"] is None and not facts["baseline"]["runs"]:
+        raise JaxresearchError("no run came through on the sealed test.", fix="See `jaxresearch confirm --json`.")
+    output.result(facts, lambda console: _print(console, facts))
+    return 0
+
+
+def _print(console: Console, facts: dict[str, Any]) -> None:
+    for name in ("baseline", "incumbent"):
+        arm = facts[name]
+        if arm["test_bpb"] is None or (name == "incumbent" and arm["experiment"] == 0):
+            continue
+        spread = f" ± {arm['test_sem']:.4f}" if arm["test_sem"] is not None else ""
+        console.print(
+            f"{name:12}test_bpb {arm['test_bpb']:.4f}{spread}, {arm['gap_bpb']:+.4f} against validation, "
+            f"{arm['runs']} fresh seeds (experiment {arm['experiment']})",
+            markup=False,
+        )
+        for reason in arm["failed"]:
+            console.print(f"{'':12}failed: {reason}", markup=False)
+    for key, text in (("gain", "on the test"), ("validation_gain", "on validation, same runs")):
+        gain = facts[key]
+        if gain is not None and gain["low_bpb"] is not None:
+            interval = f"{gain['mean_bpb']:.4f} bpb, 95 %: {gain['low_bpb']:.4f} to {gain['high_bpb']:.4f}"
+            console.print(f"{'gain':12}{interval}, {text}", markup=False)
+    if facts["claimed_gain_bpb"] is not None:
+        console.print(f"{'claimed':12}{facts['claimed_gain_bpb']:.4f} bpb by the search itself", markup=False)
+    if not facts["finished"]:
+        console.print(f"{'note':12}the study had not reached its end; going on now means searching with the test known")
+    console.print(f"\n{facts['conclusion']}", markup=False)

@@ -1,0 +1,81 @@
+"""Requests: what a study asks of an executor, and an answer that is always one to the question."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from jaxresearch.budget import Budget
+from jaxresearch.execution.base import Executor, RunProgress, RunRequest, RunSplit, TracedCandidate
+from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
+from jaxresearch.study.history import Entry, History
+from jaxresearch.study.identity import identity_of
+
+MIN_WALL_CAP_SECONDS = 60.0
+"""A run's wall cap is never below this: on a busy machine a short run can take many times its usual time."""
+
+
+def request_of(
+    history: History, entry: Entry, seed: int, *, reference: str | None = None, split: RunSplit = "validation"
+) -> RunRequest:
+    """The run of `entry` with `seed`, as this study does its runs."""
+    trace = entry.trace
+    assert isinstance(trace, TracedCandidate), "only traced candidates run"
+    return RunRequest(
+        identity=identity_of(trace, history.created, seed, split),
+        program=trace.program,
+        traced=trace.traced,
+        seed=seed,
+        budget=history.config.budget,
+        reference=reference,
+        wall_cap_seconds=wall_cap_seconds(history),
+        trace_seconds=trace.trace_seconds,
+        sandbox=trace.sandbox,
+        split=split,
+    )
+
+
+async def attempt(executor: Executor, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
+    """The run's outcome; our own failures, and an answer to another question, are `infrastructure`."""
+    try:
+        outcome = await executor.run(request, on_progress)
+    except Exception as error:
+        return _lost(request, f"the executor failed: {error!r}")
+    if (outcome.identity, outcome.seed) != (request.identity, request.seed):
+        return _lost(request, "the executor answered with another run")
+    if isinstance(outcome, CompletedRun) and not math.isfinite(outcome.val_bpb):
+        return _failed(request, Verdict.INVALID, "the score is not finite")
+    if isinstance(outcome, CompletedRun) and (outcome.test_bpb is not None) != (request.split == "test"):
+        return _lost(request, "the executor scored another split than the one asked for")
+    return outcome
+
+
+def wall_cap_seconds(history: History) -> float:
+    """How long a run may train: `limits.train_seconds_factor` times what it should take.
+
+    That is the budget itself when the budget is in seconds, else what the baseline took on average; before the baseline
+    is known it is `limits.train_seconds`. Never below `MIN_WALL_CAP_SECONDS`.
+    """
+    limits, budget = history.config.limits, Budget.parse(history.config.budget)
+    runs = [run for run in history.baseline.experiment.runs if isinstance(run, CompletedRun)]
+    if budget.unit == "seconds":
+        expected = budget.amount
+    elif history.baseline.verdict is not None and runs:
+        expected = sum(run.train_seconds for run in runs) / len(runs)
+    else:
+        return limits.train_seconds
+    return max(MIN_WALL_CAP_SECONDS, limits.train_seconds_factor * expected)
+
+
+def _lost(request: RunRequest, reason: str) -> FailedRun:
+    return _failed(request, Verdict.INFRASTRUCTURE, reason)
+
+
+def _failed(request: RunRequest, verdict: Verdict, reason: str) -> FailedRun:
+    return FailedRun(
+        identity=request.identity,
+        verdict=verdict,
+        reason=reason,
+        seed=request.seed,
+        program=request.program,
+    )

@@ -1,0 +1,220 @@
+"""Results: what a tournament came to, from the ledgers of its studies. Complete repeats count; the others are named."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxresearch.experiment import CompletedRun, Verdict
+from jaxresearch.statistics.comparison import contrasts, interval, planned, sentence, warning
+from jaxresearch.statistics.confirmation import paired_gain
+from jaxresearch.study.confirm import is_confirmed
+from jaxresearch.study.events import Decided
+from jaxresearch.study.history import History, fold
+from jaxresearch.study.study import Study
+from jaxresearch.tournament.plan import Arm, budget_text, control_of
+from jaxresearch.tournament.tournament import Tournament
+
+
+@dataclass(frozen=True)
+class Point:
+    """The incumbent after one verdict: what was used by then, and its val_bpb, as a paired gain on the baseline."""
+
+    experiments: int
+    accelerator_seconds: float
+    flops: float
+    llm_cost_usd: float
+    val_bpb: float
+
+
+@dataclass(frozen=True)
+class ArmRepeat:
+    """One arm in one repeat, finished. val_bpb, test_bpb: of its incumbent, means over fresh seeds.
+
+    val_change, test_change: against the baseline on the same seeds, below zero is better. auc: mean best-so-far val_bpb
+    over the binding budget.
+    """
+
+    arm: str
+    repeat: int
+    val_bpb: float
+    test_bpb: float
+    val_change: float
+    test_change: float
+    auc: float
+    curve: tuple[Point, ...]
+    experiments: int
+    verdicts: dict[str, int]
+    failed_proposals: int
+    accelerator_seconds: float
+    flops: float
+    llm_cost_usd: float
+    llm_tokens: int
+
+
+def results(tournament: Tournament) -> dict[str, Any]:
+    """The object of `compare --json`; see CLI.md. Differences and changes are in bits per byte, below zero is better."""
+    finished = _finished(tournament)
+    every = range(tournament.config.tournament.repeats)
+    repeats = [repeat for repeat in every if all((arm.name, repeat) in finished for arm in tournament.arms)]
+    of = {arm.name: [finished[arm.name, repeat] for repeat in repeats] for arm in tournament.arms}
+    names, control = [arm.name for arm in tournament.arms], control_of(tournament.arms)
+    facts: dict[str, Any] = {
+        "tournament": str(tournament.folder),
+        "strategies": [_strategy(arm, of[arm.name]) for arm in tournament.arms],
+        "pairwise": [],
+        "pairwise_test": [],
+        "control": control,
+        "experiments_each": tournament.config.experiments,
+        "budget": budget_text(tournament.config),
+        "run_budget": tournament.config.budget,
+        "repeats": len(repeats),
+        "planned_repeats": tournament.config.tournament.repeats,
+        "finished": len(repeats) == tournament.config.tournament.repeats,
+        "warning": None,
+        "conclusion": "No repeat is complete yet.",
+    }
+    if not repeats:
+        return facts
+    pairs = planned(names, control)
+    val = {name: [each.val_change for each in runs] for name, runs in of.items()}
+    test = {name: [each.test_change for each in runs] for name, runs in of.items()}
+    found = contrasts(val, pairs)
+    return facts | {
+        "pairwise": [asdict(each) for each in found],
+        "pairwise_test": [asdict(each) for each in contrasts(test, pairs)],
+        "experiments_each": {name: [each.experiments for each in runs] for name, runs in of.items()},
+        "warning": warning(len(repeats), len(pairs)),
+        "conclusion": sentence(found, val),
+    }
+
+
+def arm_repeats(tournament: Tournament) -> list[ArmRepeat]:
+    """All that are finished, for tables and plots."""
+    return list(_finished(tournament).values())
+
+
+def _finished(tournament: Tournament) -> dict[tuple[str, int], ArmRepeat]:
+    found = {}
+    for repeat in range(tournament.config.tournament.repeats):
+        for arm in tournament.arms:
+            study = tournament.study(arm, repeat)
+            if study is None:
+                continue
+            try:
+                one = _arm_repeat(tournament, arm, repeat, study)
+            finally:
+                study.close()
+            if one is not None:
+                found[arm.name, repeat] = one
+    return found
+
+
+def _arm_repeat(tournament: Tournament, arm: Arm, repeat: int, study: Study) -> ArmRepeat | None:
+    history = study.history
+    if not is_confirmed(history):
+        return None
+    opening = history.openings[-1]
+    runs = {
+        (number, seed): run
+        for number in opening.event.experiments
+        for seed in opening.event.seeds
+        if isinstance(run := opening.run(number, seed), CompletedRun) and run.test_bpb is not None
+    }
+    seeds = [s for s in opening.event.seeds if all((number, s) in runs for number in opening.event.experiments)]
+    if not seeds:
+        return None
+    baseline, incumbent = opening.event.experiments[0], opening.event.experiments[-1]
+
+    def mean(number: int, split: str) -> float:
+        of_split = [runs[number, seed].val_bpb if split == "val" else runs[number, seed].test_bpb for seed in seeds]
+        return statistics.fmean(score for score in of_split if score is not None)
+
+    curve = _curve(study)
+    return ArmRepeat(
+        arm=arm.name,
+        repeat=repeat,
+        val_bpb=mean(incumbent, "val"),
+        test_bpb=mean(incumbent, "test"),
+        val_change=mean(incumbent, "val") - mean(baseline, "val"),
+        test_change=mean(incumbent, "test") - mean(baseline, "test"),
+        auc=_auc(curve, tournament),
+        curve=curve,
+        experiments=sum(entry.verdict is not None for entry in history.contenders),
+        verdicts={str(verdict): count for verdict, count in history.verdicts.items()},
+        failed_proposals=history.failed_proposals,
+        accelerator_seconds=history.costs.accelerator_seconds,
+        flops=history.costs.flops,
+        llm_cost_usd=history.costs.llm_cost_usd,
+        llm_tokens=history.costs.llm_tokens,
+    )
+
+
+def _curve(study: Study) -> tuple[Point, ...]:
+    """The best so far after every verdict, in the light of all runs that the study made in the end."""
+    final, points, events = study.history, [], list(study.events())
+    history = fold(events[:1])
+    for stored in events[1:]:
+        history = history.apply(stored)
+        if isinstance(stored.event, Decided):
+            points.append(_point(history, final))
+    return tuple(points)
+
+
+def _point(history: History, final: History) -> Point:
+    baseline, best = final.baseline.experiment, final.entries[history.incumbent_number].experiment
+    gain = paired_gain(baseline.scores, best.scores)
+    costs = history.costs
+    return Point(
+        experiments=sum(entry.verdict is not None for entry in history.contenders),
+        accelerator_seconds=costs.accelerator_seconds,
+        flops=costs.flops,
+        llm_cost_usd=costs.llm_cost_usd,
+        val_bpb=(baseline.val_bpb or 0.0) - (gain.mean_bpb if gain is not None else 0.0),
+    )
+
+
+def _auc(curve: tuple[Point, ...], tournament: Tournament) -> float:
+    """Mean of the best-so-far val_bpb from the baseline's verdict to the end of the binding budget, a step function."""
+    part = tournament.config.tournament
+    if part.accelerator_seconds is not None:
+        end, used = part.accelerator_seconds, [point.accelerator_seconds for point in curve]
+    elif part.flops is not None:
+        end, used = part.flops, [point.flops for point in curve]
+    else:
+        end, used = float(tournament.config.experiments), [float(point.experiments) for point in curve]
+    edges = np.minimum([*used, max(end, used[0])], max(end, used[0]))
+    widths = np.diff(edges)
+    values = np.array([point.val_bpb for point in curve])
+    return float(np.average(values, weights=widths)) if widths.sum() > 0 else float(values[-1])
+
+
+def _strategy(arm: Arm, runs: list[ArmRepeat]) -> dict[str, Any]:
+    def over(values: list[float]) -> dict[str, float | None] | None:
+        return asdict(interval(values)) if values else None
+
+    tried = sum(each.experiments for each in runs)
+    asked = tried + sum(each.failed_proposals for each in runs)
+    counts = {verdict: sum(each.verdicts[verdict] for each in runs) for verdict in map(str, Verdict)}
+    return {
+        "name": arm.name,
+        "strategy": arm.strategy,
+        "llm": arm.llm,
+        "repeats": len(runs),
+        "best_val_bpb": over([each.val_bpb for each in runs]),
+        "anytime_auc": over([each.auc for each in runs]),
+        "test_bpb": over([each.test_bpb for each in runs]),
+        "val_change": over([each.val_change for each in runs]),
+        "test_change": over([each.test_change for each in runs]),
+        "experiments": over([float(each.experiments) for each in runs]),
+        "rates": {verdict: count / tried for verdict, count in counts.items()} if tried else {},
+        "failed_proposal_rate": 1 - tried / asked if asked else 0.0,
+        "llm_cost_usd": sum(each.llm_cost_usd for each in runs),
+        "llm_tokens": sum(each.llm_tokens for each in runs),
+        "accelerator_seconds": sum(each.accelerator_seconds for each in runs),
+        "flops": sum(each.flops for each in runs),
+        "curves": [[asdict(point) for point in each.curve] for each in runs],
+    }

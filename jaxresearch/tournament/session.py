@@ -1,0 +1,66 @@
+"""A session of a tournament: everything that running one needs on this machine, put together and taken apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jaxresearch.config import TournamentConfig
+from jaxresearch.strategy import make_strategy
+from jaxresearch.study.reporter import Reporter
+from jaxresearch.study.session import OnPreparation, open_executor
+from jaxresearch.study.stopping import Stop, stop_on_signals
+from jaxresearch.study.study import Study
+from jaxresearch.study.view import ModelFactory
+from jaxresearch.subjects import load_subject
+from jaxresearch.tournament.plan import Arm, study_config
+from jaxresearch.tournament.tournament import Fixed, Tournament
+
+
+async def run_tournament(
+    folder: Path,
+    config: TournamentConfig,
+    arms: Sequence[Arm],
+    reporter: Callable[[Arm, int], Reporter | None],
+    *,
+    instructions: str,
+    on_preparation: OnPreparation,
+) -> Tournament:
+    """Run the tournament in `folder`, or what is left of it. Settings that cannot work are refused before anything runs.
+
+    A first SIGINT or SIGTERM finishes the run at hand, a second stops at once; then it raises `Interrupted`.
+    """
+    from jaxresearch.llm import laboratory_model, resolve_model
+
+    models = {arm.llm: _model(resolve_model, config, arm.llm) for arm in arms}
+    for arm in arms:
+        make_strategy(arm.strategy, study_config(config, arm, 0).strategy.options)
+    subject = load_subject(config.subject.source, config.subject.hyperparameters)
+    tournament = Tournament.create_or_open(folder, config, arms)
+    executor, corpus = await open_executor(config, on_preparation, programs=tournament.programs, runs=tournament.runs)
+
+    def model_factory(arm: Arm, study: Study) -> ModelFactory:
+        first = study.history.costs.llm_calls
+        return lambda record: laboratory_model(models[arm.llm], on_call=record, first_ordinal=first)
+
+    fixed = Fixed(subject, corpus.fingerprint, corpus.tokenizer_fingerprint, instructions)
+    stop = Stop()
+    try:
+        with stop_on_signals(stop):
+            await tournament.run(
+                fixed,
+                executor,
+                lambda arm: make_strategy(arm.strategy, study_config(config, arm, 0).strategy.options),
+                model_factory,
+                reporter,
+                stop,
+            )
+    finally:
+        await executor.close()
+    return tournament
+
+
+def _model(resolve_model: Callable, config: TournamentConfig, llm: str):
+    return resolve_model(
+        llm, timeout_seconds=config.llm.timeout_seconds, max_output_tokens=config.llm.max_output_tokens
+    )

@@ -1,0 +1,57 @@
+"""SharedRuns: an executor that trains an identical run once, whichever arm asks for it. Every arm is charged for it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from jaxresearch.execution.base import Executor, RunProgress, RunRequest, TracedCandidate, TraceFailure
+from jaxresearch.experiment import FailedRun, RunOutcome, Verdict
+from jaxresearch.proposal import Candidate
+
+_OUTCOME = TypeAdapter(RunOutcome)
+_PASSING = (Verdict.INFRASTRUCTURE, Verdict.TIMEOUT)
+
+
+class SharedRuns:
+    """Outcomes lie in `folder`, one file a run, so that they survive the process.
+
+    A run is shared where identity and reference are equal: against another incumbent the same score must pass another
+    audit. What the infrastructure or the clock failed is done again. Outcomes keep their seconds, so that a ledger that
+    records one is charged as if it had trained itself.
+    """
+
+    def __init__(self, executor: Executor, folder: Path) -> None:
+        self._executor, self._folder = executor, folder
+        self.trained = self.taken = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    async def trace(self, candidate: Candidate) -> TracedCandidate | TraceFailure:
+        return await self._executor.trace(candidate)
+
+    async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
+        path = self._path(request)
+        if path.is_file():
+            self.taken += 1
+            return _OUTCOME.validate_json(path.read_bytes())
+        outcome = await self._executor.run(request, on_progress)
+        self.trained += 1
+        if (
+            not (isinstance(outcome, FailedRun) and outcome.verdict in _PASSING)
+            and outcome.identity == request.identity
+        ):
+            draft = path.with_suffix(f".draft-{os.getpid()}")
+            draft.write_bytes(_OUTCOME.dump_json(outcome))
+            draft.rename(path)
+        return outcome
+
+    async def close(self) -> None:
+        await self._executor.close()
+
+    def _path(self, request: RunRequest) -> Path:
+        key = hashlib.sha256(f"{request.identity} {request.reference}".encode()).hexdigest()
+        return self._folder / f"{key}.json"

@@ -1,0 +1,85 @@
+"""Noise: estimates against what is known, and against the truth in simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxresearch.statistics.noise import correlation, noise_floor, pair_noise, seed_noise
+
+
+def test_the_noise_floor_is_the_pooled_deviation_with_its_interval():
+    floor = noise_floor([[1.0, 1.02, 1.01], [2.0], [1.5, 1.52]])
+    assert floor is not None
+    assert floor.degrees_of_freedom == 3
+    assert floor.sd_bpb == pytest.approx(np.sqrt((2 * np.var([1.0, 1.02, 1.01], ddof=1) + 0.0002) / 3))
+    assert floor.low_bpb < floor.sd_bpb < floor.high_bpb
+
+
+def test_one_run_says_nothing_about_noise():
+    assert noise_floor([[1.0], []]) is None
+    assert seed_noise([{0: 1.0}]) is None
+    assert pair_noise([{0: 1.0, 1: 2.0}, {0: 1.0}, {}]) is None
+
+
+def test_of_two_experiments_the_pair_noise_is_that_of_the_differences():
+    ours, theirs = {0: 1.50, 1: 1.52, 2: 1.57}, {0: 1.48, 1: 1.51, 2: 1.53}
+    noise = pair_noise([ours, theirs])
+    assert noise is not None
+    assert noise.degrees_of_freedom == 2
+    assert noise.sd_bpb == pytest.approx(np.std([0.02, 0.01, 0.04], ddof=1))
+
+
+def test_experiments_without_a_common_seed_give_no_pairs():
+    assert pair_noise([{0: 1.0, 1: 1.1}, {2: 1.0, 3: 1.1}]) is None
+
+
+def test_equal_scores_have_no_noise():
+    noise = pair_noise([{0: 1.5, 1: 1.7, 2: 1.1}, {0: 1.4, 1: 1.6, 2: 1.0}])
+    assert noise is not None
+    assert noise.sd_bpb == 0.0
+
+
+def study(generator: np.random.Generator, seed_sd: float, residual_sd: float) -> list[dict[int, float]]:
+    """Six experiments, the first with five seeds and the others with fewer."""
+    effects = generator.normal(0, seed_sd, 5)
+    return [
+        {seed: 1.5 + 0.1 * at + effects[seed] + generator.normal(0, residual_sd) for seed in range(count)}
+        for at, count in enumerate((5, 3, 1, 3, 2, 5))
+    ]
+
+
+def test_pair_noise_is_unbiased_and_its_interval_covers():
+    generator, variances, covered = np.random.default_rng(1), [], 0
+    for _ in range(600):
+        noise = pair_noise(study(generator, 0.012, 0.004))
+        assert noise is not None
+        variances.append(noise.sd_bpb**2)
+        covered += noise.low_bpb <= 0.004 * np.sqrt(2) <= noise.high_bpb
+    assert np.mean(variances) == pytest.approx(2 * 0.004**2, rel=0.06)
+    assert 0.92 < covered / 600 < 0.98
+
+
+@pytest.mark.parametrize(("seed_sd", "residual_sd"), [(0.012, 0.002), (0.0, 0.01), (0.008, 0.008)])
+def test_the_seed_noises_interval_covers_although_seeds_are_shared(seed_sd: float, residual_sd: float):
+    generator, covered, total = np.random.default_rng(2), 0, np.hypot(seed_sd, residual_sd)
+    for _ in range(600):
+        noise = seed_noise(study(generator, seed_sd, residual_sd))
+        assert noise is not None
+        covered += noise.low_bpb <= total <= noise.high_bpb
+    assert 0.91 < covered / 600 < 0.99
+
+
+def test_shared_seeds_count_for_less():
+    generator = np.random.default_rng(4)
+    paired, independent = seed_noise(study(generator, 0.02, 1e-4)), seed_noise(study(generator, 0.0, 0.02))
+    assert paired is not None
+    assert independent is not None
+    assert paired.degrees_of_freedom < 5 < 10 < independent.degrees_of_freedom <= 13
+
+
+def test_the_correlation_of_pairs():
+    generator = np.random.default_rng(5)
+    found = [correlation(study(generator, 0.01, 0.01)) for _ in range(300)]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.12)
+    assert correlation([{0: 1.0, 1: 1.2}]) == 1.0

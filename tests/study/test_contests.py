@@ -1,0 +1,102 @@
+"""Acceptance inside a study: incumbents run again for fair pairs, and experiments of two kinds are not pooled as one."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from fakes import Bench, FakeExecutor, FakeModel, Scripted, completed, config, gain
+
+from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate
+from jaxresearch.experiment import FailedRun, RunOutcome, Verdict
+from jaxresearch.statistics.noise import pair_noise
+from jaxresearch.study.evidence import contest_noise, study_pair_noise
+from jaxresearch.study.study import Study
+
+
+class Noisy(FakeExecutor):
+    """Residual noise so large that a gain of 0.02 needs more pairs than the baseline has seeds."""
+
+    def __init__(self, *, bad_seed: int | None = None, lost_seed: int | None = None) -> None:
+        super().__init__()
+        self.bad_seed, self.lost_seed = bad_seed, lost_seed
+
+    async def run(self, request: RunRequest, on_progress) -> RunOutcome:
+        self.requests.append(request)
+        on_progress(RunProgress("train", 1.0))
+        value = float(request.program.split(":")[1])
+        if request.seed == self.lost_seed and value == 0:
+            raise ConnectionError("gone")
+        if request.seed == self.bad_seed and value == 0:
+            return FailedRun(identity=request.identity, verdict=Verdict.CRASH, reason="diverged", seed=request.seed)
+        wobble = (0.005 if request.seed % 2 else -0.005) * (1 if value else -1)
+        return completed(request, 1.5 - value + wobble + random.Random(request.identity).gauss(0, 0.001))
+
+
+def study_of(tmp_path: Path, executor: FakeExecutor, experiments: int = 1) -> Study:
+    script = [gain(0.03 + at / 1000) for at in range(experiments)]
+    bench = Bench(tmp_path / "study", config(experiments))
+    return bench.run(script, executor=executor)
+
+
+def test_the_incumbent_runs_again_where_pairs_need_it(tmp_path: Path):
+    study = study_of(tmp_path, Noisy())
+    baseline, contender = study.history.experiments
+    assert contender.verdict is Verdict.KEEP
+    assert len(contender.runs) > 3
+    assert list(baseline.scores) == list(contender.scores)
+    assert study.verify() == study.history.seq
+
+
+def test_a_seed_on_which_the_incumbent_fails_is_passed_over(tmp_path: Path):
+    study = study_of(tmp_path, Noisy(bad_seed=3))
+    baseline, contender = study.history.experiments
+    assert 3 not in contender.scores
+    assert 4 in contender.scores
+    assert 4 in baseline.scores
+    assert contender.verdict is Verdict.KEEP
+    assert study.history.baseline.verdict is Verdict.KEEP
+
+
+def test_an_incumbents_run_that_is_always_lost_ends_the_contest_not_the_study(tmp_path: Path):
+    executor = Noisy(lost_seed=3)
+    study = study_of(tmp_path, executor, experiments=2)
+    assert [entry.verdict for entry in study.history.contenders] == [Verdict.INFRASTRUCTURE, Verdict.KEEP]
+    assert "the incumbent's run for its next pair was lost 3 times" in study.history.experiments[1].reason
+    assert sum(request.seed == 3 for request in executor.requests) == 3, "the next contest has more to go by"
+
+
+@pytest.mark.parametrize(("rule", "runs"), [("greedy", 1), ("fixed", 3)])
+def test_the_rule_is_the_configurations(tmp_path: Path, rule: str, runs: int):
+    bench = Bench(tmp_path / "study", config(2, acceptance={"rule": rule}))
+    study = bench.run([gain(0.1), gain(-0.1)])
+    assert [len(experiment.runs) for experiment in study.history.experiments[1:]] == [runs, runs]
+    assert [entry.verdict for entry in study.history.contenders] == [Verdict.KEEP, Verdict.DISCARD]
+
+
+class Shapes(FakeExecutor):
+    """Candidates with a gain above 0.5 have another parameter count, hence another init."""
+
+    async def trace(self, candidate):
+        traced = await super().trace(candidate)
+        assert isinstance(traced, TracedCandidate)
+        larger = float(traced.program.split(":")[1]) > 0.5
+        return traced.model_copy(update={"parameters": 2000 if larger else 1000})
+
+
+def test_pairs_of_two_kinds_are_judged_by_pairs_of_two_kinds(tmp_path: Path):
+    bench = Bench(tmp_path / "study", config(3))
+    study = bench.create()
+    asyncio.run(study.run(Shapes(), Scripted([gain(0.01), gain(0.02), gain(0.6)]), FakeModel))
+    history = study.history
+    baseline, first, second, larger = history.entries
+    assert contest_noise(history, second, first) == study_pair_noise(history)
+    across = contest_noise(history, larger, baseline)
+    own = pair_noise([larger.experiment.scores, baseline.experiment.scores])
+    assert across is not None
+    assert own is not None
+    assert across.sd_bpb == pytest.approx(own.sd_bpb)
+    assert across.degrees_of_freedom == own.degrees_of_freedom
+    assert across != contest_noise(history, second, baseline)

@@ -1,0 +1,8 @@
+"""The tournament's tests use the study's miniature laboratory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
