@@ -20,6 +20,7 @@ _COMMANDS = {
     "resume": "study",
     "status": "show",
     "show": "show",
+    "verify": "verify",
     "replay": "replay",
     "report": "report",
     "serve": "serve",

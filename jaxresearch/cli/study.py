@@ -17,7 +17,9 @@ from jaxresearch.errors import ConfigurationError
 
 @click.command(epilog="Example: jaxresearch run --strategy greedy --llm builtin --experiments 20 --study studies/mine")
 @click.option("--strategy", metavar="NAME", help="See `jaxresearch strategies`.")
-@click.option("--llm", metavar="MODEL", help="builtin (no key) or PROVIDER:MODEL; 'A@2, B' take turns, 'A | B' falls back.")
+@click.option(
+    "--llm", metavar="MODEL", help="builtin (no key) or PROVIDER:MODEL; 'A@2, B' take turns, 'A | B' falls back."
+)
 @click.option("--experiments", type=click.IntRange(0), help="Proposals to try, the baseline not counted.")
 @click.option("--budget", help="Of one run: 300s, 5m, 2000steps, 50Mtok, 1e15flop.")
 @click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")

@@ -243,3 +243,41 @@ def _wait_for(folder: Path, running: subprocess.Popen, *, experiments: int, seco
             return
         time.sleep(0.05)
     raise AssertionError("the study did not come that far")
+
+
+def test_verify_finds_a_study_in_order_and_trains_a_run_again_to_the_last_digit(
+    command: Callable[..., Result], finished: Path
+):
+    facts = command("verify", finished, 0, "--json").json
+    assert facts["scores"] >= 6
+    assert facts["programs"] >= 1
+    assert len(facts["repeated"]) >= 3
+    assert all(each["exact"] for each in facts["repeated"])
+
+
+@pytest.mark.parametrize("what", ["score", "program", "ledger"])
+def test_verify_finds_what_was_edited(command: Callable[..., Result], finished: Path, tmp_path: Path, what: str):
+    import shutil
+    import sqlite3
+
+    import numpy as np
+
+    study = tmp_path / "edited"
+    shutil.copytree(finished, study)
+    match what:
+        case "score":
+            path = next(study.glob("runs/*/nats.npy"))
+            np.save(path, np.load(path) * 0.9)
+        case "program":
+            path = next(study.glob("programs/*/train_step_0.mlirbc"))
+            path.write_bytes(path.read_bytes()[:-1] + b"\0")
+        case "ledger":
+            with sqlite3.connect(study / "ledger.sqlite") as connection:
+                for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='trigger'").fetchall():
+                    connection.execute(f"DROP TRIGGER {name}")
+                connection.execute(
+                    "UPDATE events SET payload = replace(payload, '1.', '0.') WHERE kind = 'run_finished'"
+                )
+    result = command("verify", study)
+    assert result.status == 1
+    assert result.stderr.splitlines()[-1].startswith("Error:")

@@ -1,0 +1,42 @@
+"""`verify`: the ledger, the programs and the scores of a study, checked against each other."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from jaxresearch.cli.common import Output, output_options
+from jaxresearch.cli.live import RunDisplay
+
+
+@click.command(epilog="Example: jaxresearch verify studies/mine 3")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("experiment", type=click.IntRange(0), required=False)
+@output_options
+def verify(study: Path, experiment: int | None, output: Output) -> None:
+    """Check a study's ledger, programs and scores; with EXPERIMENT, also train its runs again and compare."""
+    from jaxresearch.study.study import Study
+    from jaxresearch.study.verification import verify_run, verify_study
+
+    opened = Study.open(study)
+    try:
+        with RunDisplay(output) as display:
+            found = verify_study(opened, display.preparing)
+            repeated = []
+            if experiment is not None:
+                repeated = asyncio.run(verify_run(opened, experiment, display.preparing, display.update))
+    finally:
+        opened.close()
+    facts = {"study": str(study), **asdict(found), "repeated": [asdict(each) for each in repeated]}
+
+    def show(console: Console) -> None:
+        console.print(f"In order: {found.events} events, {found.programs} programs, {found.scores} scores.")
+        for each in repeated:
+            how = "to the last digit" if each.exact else f"{each.repeated_bpb:.6f} on an unlike machine"
+            console.print(f"Trained again with seed {each.seed}: {each.recorded_bpb:.6f}, {how}.")
+
+    output.result(facts, show)
