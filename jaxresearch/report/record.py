@@ -150,7 +150,7 @@ class NoiseRecord(_Record):
     """Standard deviation of val_bpb when nothing but the seed changes, with its 95 % interval."""
 
     sd_bpb: Figure
-    degrees_of_freedom: int
+    degrees_of_freedom: float
     low_bpb: Figure
     high_bpb: Figure
 

@@ -281,3 +281,25 @@ def test_verify_finds_what_was_edited(command: Callable[..., Result], finished: 
     result = command("verify", study)
     assert result.status == 1
     assert result.stderr.splitlines()[-1].startswith("Error:")
+
+
+def test_a_finished_study_is_confirmed_reported_and_exported(
+    command: Callable[..., Result], finished: Path, tmp_path: Path
+):
+    import shutil
+
+    study = tmp_path / "study"
+    shutil.copytree(finished, study)
+    confirmed = command("confirm", study, "--seeds", 2, "--json")
+    assert confirmed.status == 0, confirmed.stderr
+    assert "opened before" in command("confirm", study).stderr
+    page, figure = tmp_path / "page.html", tmp_path / "progress.svg"
+    reported = command("report", study, "-o", page, "--figure", figure)
+    assert reported.status == 0, reported.stderr
+    assert "baseline" in page.read_text()
+    assert figure.read_text().lstrip().startswith("<?xml")
+    record = command("export", study, "--format", "json", "-o", tmp_path / "record.json")
+    assert record.status == 0, record.stderr
+    assert len(json.loads((tmp_path / "record.json").read_text())["experiments"]) == 4
+    assert command("replay", study).status == 0
+    assert command("verify", study).status == 0
