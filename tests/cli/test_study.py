@@ -40,7 +40,7 @@ def test_a_study_ends_with_a_table_and_the_commands_to_go_on(command: Callable[.
     assert set(facts) >= STATUS_KEYS
     assert facts["finished"] is True
     assert facts["experiments"] == 3 == sum(facts["verdicts"].values())
-    assert facts["baseline"]["runs"] == 3
+    assert facts["baseline"]["runs"] >= 3  # the incumbent may be asked for more pairs
     shown = command("status", finished).stdout
     assert "baseline" in shown
     assert f"jaxresearch show {finished}" in shown
