@@ -25,6 +25,7 @@ from jaxresearch.errors import ConfigurationError
 @click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the study: run seeds and the strategy's choices.")
 @click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
+@click.option("--executor", type=click.Choice(["local"]), help="Where runs happen: a warm worker on this machine.")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Wall seconds of the study.")
 @click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls.")
 @click.option("--study", "folder", type=click.Path(path_type=Path), help="Folder of the study; must be new or empty.")
@@ -45,6 +46,7 @@ def run(
     corpus: str | None,
     seed: int | None,
     slots: int | None,
+    executor: str | None,
     max_seconds: float | None,
     max_cost: float | None,
     folder: Path | None,
@@ -70,6 +72,7 @@ def run(
         max_seconds=max_seconds,
         max_cost=max_cost,
         execution__devices=devices,
+        execution__executor=executor,
     )
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     with Display(output) as display:
