@@ -61,7 +61,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_status(arguments))
+    sys.exit(_status(arguments or ["--help"]))
 
 
 def _status(arguments: list[str]) -> int:

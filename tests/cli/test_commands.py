@@ -29,6 +29,12 @@ def test_every_command_has_help_that_ends_with_an_example(command: Callable[...,
         assert f"Example: jaxresearch {name}" in " ".join(shown.stdout.split())
 
 
+def test_no_command_shows_the_help(command: Callable[..., Result]):
+    result = command()
+    assert (result.status, result.stderr) == (0, "")
+    assert "Start with:" in result.stdout
+
+
 def test_strategies_and_subjects_are_listed_with_a_line_each(command: Callable[..., Result]):
     strategies = {row["name"]: row for row in command("strategies", "--json").json["strategies"]}
     assert strategies["greedy"]["summary"]
