@@ -11,6 +11,7 @@ from tests.laboratory import CONTEXT, Laboratory
 
 def test_the_test_split_is_scored_only_when_asked(laboratory: Laboratory, baseline, tiny_corpus: Corpus):
     packed = tiny_corpus.folder / ROWS_FOLDERS["test"] / f"test-{CONTEXT}.npy"
+    packed.unlink(missing_ok=True)  # other tests share this corpus, and may have confirmed a study on it
     plain = laboratory.executor
     ordinary = laboratory.runner.run(plain.run(laboratory.request(baseline, seed=41), lambda _: None))
     assert isinstance(ordinary, CompletedRun)
