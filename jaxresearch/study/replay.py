@@ -302,7 +302,7 @@ class _NoExecutor:
         return self._trace or TraceFailure(verdict=Verdict.INFRASTRUCTURE, reason="nothing is traced in a replay")
 
     async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
-        raise NotImplementedError("nothing is run in a replay")
+        raise AssertionError("nothing is run in a replay")
 
     async def close(self) -> None:
         pass
