@@ -40,7 +40,7 @@ def _marked(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, *, window):
 @functools.partial(jax.lax.composite, name="jaxresearch.causal_attention_gradient")
 def _marked_gradient(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, dy_BxTxHxK, *, window):
     """Repeats the forward pass; what a training step did already is merged with it before it is compiled."""
-    _, pull = jax.vjp(lambda *qkv: chunked_attention(*qkv, window), q_BxTxHxK, k_BxTxGxK, v_BxTxGxK)
+    _, pull = jax.vjp(lambda q, k, v: chunked_attention(q, k, v, window), q_BxTxHxK, k_BxTxGxK, v_BxTxGxK)
     return pull(dy_BxTxHxK)
 
 

@@ -111,7 +111,7 @@ def _lowered(kernel: Kernel, mark: Mark, platform: str) -> Module | str:
 
     def forward(q, k, v, *dy):
         # Forward and gradient both begin with the same call, one that saves what a gradient needs; merged, it runs once.
-        y, pull = jax.vjp(lambda *qkv: kernel.attend(*qkv, window), q, k, v)
+        y, pull = jax.vjp(lambda q, k, v: kernel.attend(q, k, v, window), q, k, v)
         return pull(*dy) if dy else y
 
     return _exported(forward, mark.operands, platform)

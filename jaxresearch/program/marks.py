@@ -116,7 +116,7 @@ def _closure(module: Module, name: str) -> str:
     names = {old: f"f{number}" for number, old in enumerate(order)}
     for old in order:
         fresh.body.append(_renamed(functions[old], names))
-    return fresh.operation.get_asm(enable_debug_info=False)
+    return str(fresh.operation.get_asm(enable_debug_info=False))
 
 
 def _renamed(function: Operation, names: Mapping[str, str]) -> Operation:
