@@ -117,6 +117,9 @@ class ExecutionConfig(_Part):
     fsdp: int | None = Field(
         default=None, ge=1, description="devices that hold one state together; null chooses by its size"
     )
+    attention: Literal["auto", "xla"] = Field(
+        default="auto", description="auto: cuDNN's kernel on a GPU where it supports the shapes and agrees with xla"
+    )
     keep_awake_programs: int = Field(default=32, ge=1, description="programs after which a worker is replaced")
 
 

@@ -68,6 +68,7 @@ class CompletedRun(BaseModel):
     threads: int
     devices: int = 1
     jax: str
+    attention: str = Field(default="", description="what computes it: `cudnn`, or `xla` and why not a kernel")
     sandbox: str
     flags: tuple[str, ...] = ()
     audits: tuple[Audit, ...] = ()

@@ -1,17 +1,51 @@
 """Attention that skips what a window hides: the one place where speed may cost clarity."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 CHUNK = 128  # queries handled together
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, window):
     """Causal softmax attention in which a token sees itself and the `window - 1` tokens before it.
 
-    Each of the G key/value heads serves R = H / G query heads. Returns BxTxHxK.
-    Every chunk of queries meets only the keys that one of its queries may see.
+    Each of the G key/value heads serves R = H / G query heads; scores are scaled by K^-0.5. Returns BxTxHxK.
+
+    It is chunked_attention with a mark around it: in the place of what is marked here, unless it is edited, the
+    laboratory may put a kernel of the machine's. What is edited runs as it is written. A mark can be neither vmapped nor
+    differentiated twice; chunked_attention can.
     """
+    return _marked(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, window=window)
+
+
+def _forward(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, window):
+    return attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, window), (q_BxTxHxK, k_BxTxGxK, v_BxTxGxK)
+
+
+def _backward(window, saved, dy_BxTxHxK):
+    return _marked_gradient(*saved, dy_BxTxHxK, window=window)
+
+
+attention.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.lax.composite, name="jaxresearch.causal_attention")
+def _marked(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, *, window):
+    return chunked_attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, window)
+
+
+@functools.partial(jax.lax.composite, name="jaxresearch.causal_attention_gradient")
+def _marked_gradient(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, dy_BxTxHxK, *, window):
+    """Repeats the forward pass; what a training step did already is merged with it before it is compiled."""
+    _, pull = jax.vjp(lambda q, k, v: chunked_attention(q, k, v, window), q_BxTxHxK, k_BxTxGxK, v_BxTxGxK)
+    return pull(dy_BxTxHxK)
+
+
+def chunked_attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, window):
+    """Every chunk of queries meets only the keys that one of its queries may see."""
     B, T, H, K = q_BxTxHxK.shape
     G = k_BxTxGxK.shape[2]
     q_BxGxRxTxK = (q_BxTxHxK * K**-0.5).reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4)

@@ -164,6 +164,10 @@ def _print_experiment(console: Console, history: History, number: int, diff: str
     line("program", experiment.program or "-")
     for outcome in experiment.runs:
         line("run", outcome_text(outcome))
+        if isinstance(outcome, CompletedRun) and outcome.attention:
+            line("attention", f"  {one_line(outcome.attention, 300)}")
+        if isinstance(outcome, CompletedRun) and outcome.mfu is not None:
+            line("mfu", f"  {outcome.mfu:.1%} of {outcome.devices} x {outcome.device}")
         for audit in outcome.audits:
             state = "passed" if audit.passed else "FAILED"
             detail = f": {one_line(audit.detail, 200)}" if audit.detail else ""

@@ -60,8 +60,11 @@ def train(
     def show(console: Console) -> None:
         for key in (
             "val_bpb", "loss", "steps", "tokens", "train_seconds", "compile_seconds", "eval_seconds",
-            "tokens_per_second", "parameters", "peak_memory_bytes", "budget", "seed", "device", "sandbox", "flags",
+            "tokens_per_second", "mfu", "parameters", "peak_memory_bytes", "budget", "seed", "device", "attention",
+            "sandbox", "flags",
         ):  # fmt: skip
+            if facts[key] is None:
+                continue
             console.print(f"{key + ':':20}{_plain(facts[key])}", markup=False)
 
     output.result(facts, show)

@@ -58,6 +58,7 @@ class LocalExecutor:
             threads=config.execution.threads,
             devices=config.execution.devices,
             fsdp=config.execution.fsdp,
+            attention=config.execution.attention,
             program_bytes=config.limits.program_bytes,
             constant_bytes=config.limits.constant_bytes,
             parameters=config.limits.parameters,

@@ -17,6 +17,7 @@ from jaxresearch.data.batches import Batches
 from jaxresearch.data.dataset import Corpus
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest
+from jaxresearch.execution.utilisation import model_flops_utilisation
 from jaxresearch.execution.worker import WorkerSettings
 from jaxresearch.experiment import Audit, CompletedRun, FailedRun, Verdict
 from jaxresearch.scoring.audits import AuditSubject, gain_audits, routine_audits
@@ -119,7 +120,12 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
         trace_seconds=request.trace_seconds,
         total_seconds=time.monotonic() - started + request.trace_seconds,
         tokens_per_second=trained.tokens / trained.train_seconds if trained.train_seconds else 0.0,
-        mfu=None,
+        mfu=model_flops_utilisation(
+            facts["device"],
+            facts["devices"],
+            0.0 if None in compiled.program.manifest.step_flops else trained.flops,
+            trained.train_seconds,
+        ),
         peak_memory_bytes=max(compiled.peak_memory_bytes, scorer.peak_memory_bytes),
         parameters=compiled.program.manifest.parameters,
         program=request.program,
@@ -131,6 +137,7 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
         threads=facts["threads"],
         devices=facts["devices"],
         jax=facts["jax"],
+        attention=compiled.program.attention,
         sandbox=request.sandbox,
         flags=_flags(trained, scored, host.settings.unigram_bpb),
         audits=audits,

@@ -7,7 +7,6 @@ standard output come {"progress": ...} lines and then one {"result": ...} or {"e
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import threading
@@ -49,6 +48,7 @@ class WorkerSettings(BaseModel):
     threads: int | None
     devices: int
     fsdp: int | None
+    attention: str = "auto"
     program_bytes: int
     constant_bytes: int
     parameters: int
@@ -195,18 +195,17 @@ class _Worker:
 
     def executables(self, program: str) -> tuple[Any, Any, float]:
         """Compiled trainer and scorer of a program, and the seconds that compiling took now."""
-        from jaxresearch.program.mesh import make_placement
-        from jaxresearch.program.program import load
-        from jaxresearch.scoring.scorer import compile_scorer
-        from jaxresearch.training.trainer import compile_program
+        from jaxresearch.execution.executables import compile_executables
+        from jaxresearch.program.fused import choose_kernel
 
         seconds = 0.0
         if program not in self.compiled:
             started = time.monotonic()
-            loaded = load(self.settings.programs, program)
-            size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in loaded.state)
-            placement = make_placement(self.devices, fsdp=self.settings.fsdp, state_bytes=size)
-            self.compiled[program] = compile_program(loaded, placement), compile_scorer(loaded, placement)
+            settings, platform = self.settings, self.facts()["platform"]
+            kernel, plainly = choose_kernel(settings.attention, platform, len(self.devices))
+            self.compiled[program] = compile_executables(
+                settings.programs, program, self.devices, fsdp=settings.fsdp, kernel=kernel, plainly=plainly
+            )
             while len(self.compiled) > _KEPT_PROGRAMS:
                 self.compiled.popitem(last=False)
             seconds = time.monotonic() - started

@@ -13,6 +13,9 @@ What counts, per operation:
 | composite, call                                    | those of the function it stands for               |
 | gather, slice, reshape, transpose, constants, ...  | 0                                                 |
 
+Programs are counted with their marks taken out (marks.py), as they are compiled: a gradient of marked attention repeats the
+forward pass, and that counts again only where it cannot be merged with the step's own. A kernel put in changes no count.
+
 A while loop counts when its trip count can be read off: a counter with a constant start, bound and stride. Otherwise
 the count is unknown (None), and a FLOP budget is refused.
 """

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.program import stablehlo
+from jaxresearch.program.fused import Kernel, settle_attention
 from jaxresearch.program.verifier import VerifiedModules
 
 _SCHEME = "sha256:"
@@ -50,12 +51,14 @@ class LoadedProgram:
 
     init(seed, *traced) -> leaves; steps[phase](*leaves, tokens, progress, *traced) -> (*leaves, *metrics);
     logits(*leaves, tokens) -> f32[batch, context, vocab].
+    attention: what computes it, for the record: a kernel's name, or `xla` with the reason in brackets.
     """
 
     manifest: Manifest
     init: export.Exported
     steps: tuple[export.Exported, ...]
     logits: export.Exported
+    attention: str = "xla"
 
     @property
     def state(self) -> list[jax.ShapeDtypeStruct]:
@@ -129,8 +132,11 @@ def store(
     return manifest
 
 
-def load(root: Path, program: str) -> LoadedProgram:
-    """Read a stored program back, checking that it is the one that its name says. Raises `JaxresearchError`."""
+def load(root: Path, program: str, kernel: Kernel | None = None) -> LoadedProgram:
+    """Read a stored program back, checking that it is the one that its name says. Raises `JaxresearchError`.
+
+    kernel: put in the place of every attention that the laboratory knows, if it agrees with that on this machine.
+    """
     folder = program_folder(root, program)
     fix = "Trace the candidate again, or restore the file from a backup."
     try:
@@ -147,5 +153,6 @@ def load(root: Path, program: str) -> LoadedProgram:
         found = program_name([module.text for module in modules], manifest.traced, manifest.phases)
         if found != program:
             raise JaxresearchError(f"program {program[:19]} is stored under a name that is not its own.", fix=fix)
-    init, *steps, logits = (stablehlo.to_exported(module, manifest.platform) for module in modules)
-    return LoadedProgram(manifest, init, tuple(steps), logits)
+    settled, attention = settle_attention(modules, kernel, manifest.platform)
+    init, *steps, logits = (stablehlo.to_exported(module, manifest.platform) for module in settled)
+    return LoadedProgram(manifest, init, tuple(steps), logits, attention)

@@ -1,4 +1,4 @@
-"""StableHLO modules: parse, strip, print, walk, and make callable. The only file that touches the MLIR bindings.
+"""StableHLO modules: parse, strip, print, walk, and make callable. Only this file, marks.py and flops.py touch MLIR.
 
 Nothing here executes a module. A module from a sandbox may be hostile: parse it only where a process may die.
 """

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from jaxresearch.program import stablehlo
 from jaxresearch.program.flops import ELEMENTWISE, count_flops
+from jaxresearch.program.marks import take_out_marks
 from jaxresearch.program.stablehlo import Module, Operation, TensorType
 
 _STRUCTURE = frozenset(
@@ -95,6 +96,7 @@ def verify(
             )
         state = _check_signatures(modules, traced, phases, metrics, wanted)
         parameters = _count_parameters(modules[-1], state)
+        counted = [take_out_marks(module) for module in modules[1:]]  # as they will be compiled
     except stablehlo.UnreadableModuleError as error:
         raise InvalidProgramError(f"unreadable module: {error}") from None
     if parameters > limits.parameters:
@@ -102,8 +104,8 @@ def verify(
     return VerifiedModules(
         modules=modules,
         state=tuple(state),
-        step_flops=tuple(count_flops(module) for module in modules[1:-1]),
-        logits_flops=count_flops(modules[-1]),
+        step_flops=tuple(count_flops(module) for module in counted[:-1]),
+        logits_flops=count_flops(counted[-1]),
         parameters=parameters,
         constant_bytes=constants,
     )

@@ -98,7 +98,7 @@ def search_text(experiment: ExperimentRecord) -> str:
 def _run_data(run: RunRecord, points: int) -> dict[str, Any]:
     kept = (
         "status seed shared_from val_bpb loss steps tokens train_seconds compile_seconds eval_seconds audit_seconds "
-        "tokens_per_second mfu peak_memory_bytes parameters device sandbox flags verdict step"
+        "tokens_per_second mfu peak_memory_bytes parameters device attention sandbox flags verdict step"
     ).split()
     facts = run.model_dump(mode="json", include=set(kept))
     facts = {key: value for key, value in facts.items() if value not in (None, "", [])}

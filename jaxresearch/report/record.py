@@ -99,6 +99,7 @@ class RunRecord(_Record):
     device: Clean = ""
     threads: int | None = None
     jax: Clean = ""
+    attention: Clean = Field(default="", description="what computes it: `cudnn`, or `xla` and why not a kernel")
     sandbox: Clean = ""
     flags: tuple[Clean, ...] = ()
     verdict: Verdict | None = None

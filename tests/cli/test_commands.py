@@ -14,7 +14,7 @@ from tests.data.texts import make_texts
 TRAIN_KEYS = {
     "val_bpb", "loss", "steps", "tokens", "flops", "train_seconds", "compile_seconds", "eval_seconds", "trace_seconds",
     "total_seconds", "tokens_per_second", "mfu", "peak_memory_bytes", "parameters", "program", "corpus", "tokenizer",
-    "seed", "budget", "device", "threads", "jax", "sandbox", "flags",
+    "seed", "budget", "device", "threads", "jax", "attention", "sandbox", "flags",
 }  # fmt: skip
 
 

@@ -59,7 +59,9 @@ def test_show_gives_hypothesis_diff_runs_audits_and_the_way_to_run_it_again(
     again = facts["runs"][0]
     rerun = command("train", "--study", finished, "--experiment", 1, "--seed", again["seed"], "--json").json
     assert rerun["val_bpb"] == again["val_bpb"]
-    assert f"jaxresearch train --study {finished} --experiment 1" in command("show", finished, 1).stdout
+    shown = command("show", finished, 1).stdout
+    assert f"jaxresearch train --study {finished} --experiment 1" in shown
+    assert "attention:    xla" in shown
     assert command("show", finished, 99).status == 1
 
 
