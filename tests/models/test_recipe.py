@@ -249,7 +249,7 @@ def test_config_is_converted():
 def test_models_imports_nothing_of_the_laboratory():
     from pathlib import Path
 
-    allowed = {"jax", "flax", "optax", "numpy", "models", "collections", "dataclasses", "math"}
+    allowed = {"jax", "flax", "optax", "numpy", "models", "collections", "dataclasses", "functools", "math"}
     for path in Path(recipe.__file__).parent.glob("*.py"):
         for name in re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.MULTILINE):
             assert name in allowed, f"{path.name} imports {name}"
