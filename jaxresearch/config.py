@@ -118,6 +118,12 @@ class ExecutionConfig(_Part):
         default=None, ge=1, description="devices that hold one state together; null chooses by its size"
     )
     keep_awake_programs: int = Field(default=32, ge=1, description="programs after which a worker is replaced")
+    checkpoint_seconds: float | None = Field(
+        default=60, gt=0, description="of training between two checkpoints of a study's run; null for none on the way"
+    )
+    checkpoint_gb: float = Field(
+        default=10, ge=0, description="disk for a study's checkpoints; those of kept experiments always stay"
+    )
 
 
 class StudyConfig(_Part):
