@@ -105,6 +105,8 @@ def run_text(progress: RunProgress) -> str:
             return "scoring and auditing"
         case "compile":
             return "compiling"
+        case "sample":
+            return f"sampling: token {progress.step}"
         case stage:
             return stage
 
