@@ -33,7 +33,7 @@ class SamplingHost(Protocol):
 
     settings: WorkerSettings
     corpus: Corpus
-    devices: Sequence[Any]
+    devices: list[Any]
 
     def facts(self) -> dict: ...
     def progress(self, progress: RunProgress, *, force: bool = False) -> None: ...
