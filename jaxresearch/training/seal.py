@@ -8,6 +8,7 @@ The SHA-256 of the seal names the checkpoint, whole: one byte changed in any fil
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -153,7 +154,10 @@ def name_of(state: Path) -> str:
 
 
 def clear(folder: Path, *, but: Iterable[int] = ()) -> None:
-    """Remove all of `folder`, drafts and broken writes too, but the checkpoints after the steps `but`."""
+    """Remove all of `folder`, drafts and broken writes too, but the checkpoints after the steps `but`.
+
+    What the disk will not let go of stays, without its seal: it is no checkpoint any more.
+    """
     kept = {
         path.name for steps in but for path in (state_folder(folder, steps), seal_path(state_folder(folder, steps)))
     }
@@ -164,9 +168,11 @@ def clear(folder: Path, *, but: Iterable[int] = ()) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
-    if not kept and folder.is_dir():
-        folder.rmdir()
+            with contextlib.suppress(OSError):
+                path.unlink()
+    if not kept:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _files(folder: Path) -> Iterator[Path]:
