@@ -156,7 +156,7 @@ def name_of(state: Path) -> str:
 def clear(folder: Path, *, but: Iterable[int] = ()) -> None:
     """Remove all of `folder`, drafts and broken writes too, but the checkpoints after the steps `but`.
 
-    What the disk will not let go of stays, without its seal: it is no checkpoint any more.
+    What the disk will not let go of stays; that fails nobody.
     """
     kept = {
         path.name for steps in but for path in (state_folder(folder, steps), seal_path(state_folder(folder, steps)))
