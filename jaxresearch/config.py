@@ -121,6 +121,12 @@ class ExecutionConfig(_Part):
         default="auto", description="auto: cuDNN's kernel on a GPU where it supports the shapes and agrees with xla"
     )
     keep_awake_programs: int = Field(default=32, ge=1, description="programs after which a worker is replaced")
+    checkpoint_seconds: float | None = Field(
+        default=60, gt=0, description="of training between two checkpoints of a study's run; null for none on the way"
+    )
+    checkpoint_gb: float = Field(
+        default=10, ge=0, description="disk for a study's checkpoints; those of kept experiments always stay"
+    )
 
 
 class StudyConfig(_Part):

@@ -37,6 +37,19 @@ class Audit(BaseModel):
     detail: str = ""
 
 
+class Resumption(BaseModel):
+    """A run that was cut went on from a checkpoint. alike: on the device, threads and jax that had written it.
+
+    progress: share of the budget that was spent until there; steps: how many.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    progress: float
+    steps: int
+    alike: bool = True
+
+
 class CompletedRun(BaseModel):
     """A program trained with one seed under one budget, and scored. Field names are those of `train --json`."""
 
@@ -74,6 +87,9 @@ class CompletedRun(BaseModel):
     audits: tuple[Audit, ...] = ()
     test_bpb: float | None = Field(default=None, description="on the sealed test split; None for all but confirmations")
     curve: tuple[tuple[float, float], ...] = Field(default=(), description="(progress, training loss) pairs")
+    checkpoint: str = Field(default="", description="sha256:... of its final state, where that was kept")
+    resumed: tuple[Resumption, ...] = ()
+    checkpoint_note: str = Field(default="", description="why a checkpoint was not used, or not written")
 
 
 class FailedRun(BaseModel):
@@ -93,6 +109,8 @@ class FailedRun(BaseModel):
     traceback: str = ""
     audits: tuple[Audit, ...] = ()
     curve: tuple[tuple[float, float], ...] = ()
+    resumed: tuple[Resumption, ...] = ()
+    checkpoint_note: str = ""
 
 
 RunOutcome = Annotated[CompletedRun | FailedRun, Field(discriminator="status")]
@@ -149,6 +167,11 @@ class Experiment(BaseModel):
         """Standard error of `val_bpb`; None below two runs."""
         scores = list(self.scores.values())
         return statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None
+
+    @property
+    def checkpointed(self) -> CompletedRun | None:
+        """The run whose final state was kept, as the experiment's own; it may have been pruned since."""
+        return next((run for run in self.runs if isinstance(run, CompletedRun) and run.checkpoint), None)
 
     @property
     def title(self) -> str:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "compare": "compare",
     "confirm": "confirm",
     "export": "export",
+    "sample": "sample",
     "strategies": "listing",
     "subjects": "listing",
 }

@@ -105,6 +105,8 @@ def run_text(progress: RunProgress) -> str:
             return "scoring and auditing"
         case "compile":
             return "compiling"
+        case "sample":
+            return f"sampling: token {progress.step}"
         case stage:
             return stage
 
@@ -185,10 +187,11 @@ def outcome_text(outcome: RunOutcome) -> str:
     match outcome:
         case CompletedRun():
             flags = f"  [{', '.join(outcome.flags)}]" if outcome.flags else ""
+            taken_up = f"  resumed at {outcome.resumed[-1].progress:.0%}" if outcome.resumed else ""
             tested = f"  test_bpb {outcome.test_bpb:.4f}" if outcome.test_bpb is not None else ""
             return (
                 f"seed {outcome.seed}  val_bpb {outcome.val_bpb:.4f}{tested}  train {outcome.train_seconds:.1f} s  "
-                f"score {outcome.eval_seconds + outcome.audit_seconds:.1f} s{flags}"
+                f"score {outcome.eval_seconds + outcome.audit_seconds:.1f} s{taken_up}{flags}"
             )
         case FailedRun():
             return f"seed {outcome.seed}  {outcome.verdict}: {one_line(outcome.reason, 200)}"

@@ -18,7 +18,7 @@ from jaxresearch.cli.live import RunDisplay
 @click.argument("experiment", type=click.IntRange(0), required=False)
 @output_options
 def verify(study: Path, experiment: int | None, output: Output) -> None:
-    """Check a study's ledger, programs and scores; with EXPERIMENT, also train its runs again and compare."""
+    """Check a study's ledger, programs, scores and checkpoints; with EXPERIMENT, also train its runs again and compare."""
     from jaxresearch.study.study import Study
     from jaxresearch.study.verification import verify_run, verify_study
 
@@ -34,7 +34,10 @@ def verify(study: Path, experiment: int | None, output: Output) -> None:
     facts = {"study": str(study), **asdict(found), "repeated": [asdict(each) for each in repeated]}
 
     def show(console: Console) -> None:
-        console.print(f"In order: {found.events} events, {found.programs} programs, {found.scores} scores.")
+        console.print(
+            f"In order: {found.events} events, {found.programs} programs, {found.scores} scores, "
+            f"{found.checkpoints} checkpoints."
+        )
         for each in repeated:
             how = "to the last digit" if each.exact else f"{each.repeated_bpb:.6f} on an unlike machine"
             console.print(f"Trained again with seed {each.seed}: {each.recorded_bpb:.6f}, {how}.")

@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict
 from jaxresearch.experiment import RunOutcome, RunProgress, TraceFailure
 from jaxresearch.proposal import Candidate, Hyperparameter
 
-__all__ = ["Executor", "RunProgress", "RunRequest", "TraceFailure", "TracedCandidate", "run_identity"]
+__all__ = [
+    "Executor",
+    "RunProgress",
+    "RunRequest",
+    "SampleRequest",
+    "TraceFailure",
+    "TracedCandidate",
+    "run_identity",
+]
 
 
 class TracedCandidate(BaseModel):
@@ -48,6 +56,7 @@ class RunRequest(BaseModel):
     reference: identity of the incumbent's run with this seed. A score below that run's claims a gain, and is audited
     at high power, at the positions where the gain is claimed. None: the cheap audit only.
     wall_cap_seconds: training is cut and judged `timeout` after this long.
+    keep_state: keep the final state of the run, for `sample`, should it come through.
     split: "test" scores the trained program on the sealed test split as well (`CompletedRun.test_bpb`). Nothing but
     `confirm` and a tournament's last step may ask for it; it is a part of the identity.
     """
@@ -63,7 +72,26 @@ class RunRequest(BaseModel):
     wall_cap_seconds: float
     trace_seconds: float = 0.0
     sandbox: str = ""
+    keep_state: bool = False
     split: RunSplit = "validation"
+
+
+class SampleRequest(BaseModel):
+    """Text to generate from the final state of a run: of the run `identity`, in the checkpoint of that name.
+
+    temperature: 0 takes the likeliest token each time. top_k: only that many of the likeliest; None for all.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    identity: str
+    program: str
+    checkpoint: str
+    prompt: str
+    tokens: int
+    temperature: float
+    top_k: int | None
+    seed: int
 
 
 class Executor(Protocol):

@@ -25,10 +25,35 @@ from jaxresearch.program.program import Manifest
 from jaxresearch.program.tracing import TracedModules, trace
 from jaxresearch.proposal import Candidate, Hyperparameter, Scalar
 from jaxresearch.sandbox import Sandbox
+from jaxresearch.training.seal import checkpoint_folder, sealed
 
 _GRACE_SECONDS = 20.0
 """How long after its own wall cap a training may take to say so before its worker is killed."""
+MAX_DEATHS = 2
+"""Workers that one run may cost before it is the program's fault in any case."""
 _OUTCOME = TypeAdapter(RunOutcome)
+
+
+def worker_settings(config: StudyConfig, corpus: Corpus, *, programs: Path, runs: Path) -> WorkerSettings:
+    """What a worker must know to do runs as `config` says."""
+    return WorkerSettings(
+        corpus=corpus.folder,
+        programs=programs,
+        runs=runs,
+        compilation_cache=default_cache_root() / "xla",
+        context=config.context,
+        vocab_size=corpus.vocab_size,
+        evaluation_tokens=config.evaluation.tokens,
+        evaluation_batch=config.evaluation.batch,
+        unigram_bpb=unigram_bpb(corpus, config.context),
+        threads=config.execution.threads,
+        devices=config.execution.devices,
+        fsdp=config.execution.fsdp,
+        attention=config.execution.attention,
+        program_bytes=config.limits.program_bytes,
+        constant_bytes=config.limits.constant_bytes,
+        parameters=config.limits.parameters,
+    )
 
 
 class LocalExecutor:
@@ -42,27 +67,21 @@ class LocalExecutor:
 
     @classmethod
     def create(
-        cls, config: StudyConfig, corpus: Corpus, sandbox: Sandbox, *, programs: Path, runs: Path
+        cls,
+        config: StudyConfig,
+        corpus: Corpus,
+        sandbox: Sandbox,
+        *,
+        programs: Path,
+        runs: Path,
+        checkpoint_seconds: float | None = None,
     ) -> LocalExecutor:
-        """An executor that stores programs and evaluations below the given folders."""
-        settings = WorkerSettings(
-            corpus=corpus.folder,
-            programs=programs,
-            runs=runs,
-            compilation_cache=default_cache_root() / "xla",
-            context=config.context,
-            vocab_size=corpus.vocab_size,
-            evaluation_tokens=config.evaluation.tokens,
-            evaluation_batch=config.evaluation.batch,
-            unigram_bpb=unigram_bpb(corpus, config.context),
-            threads=config.execution.threads,
-            devices=config.execution.devices,
-            fsdp=config.execution.fsdp,
-            attention=config.execution.attention,
-            program_bytes=config.limits.program_bytes,
-            constant_bytes=config.limits.constant_bytes,
-            parameters=config.limits.parameters,
-        )
+        """An executor that stores programs and evaluations below the given folders.
+
+        checkpoint_seconds: of training between two checkpoints; None for none. The folders must then be one driver's.
+        """
+        settings = worker_settings(config, corpus, programs=programs, runs=runs)
+        settings = settings.model_copy(update={"checkpoint_seconds": checkpoint_seconds})
         return cls(settings, config.limits, sandbox, config.execution.keep_awake_programs)
 
     async def trace(self, candidate: Candidate) -> TracedCandidate | TraceFailure:
@@ -165,8 +184,13 @@ class LocalExecutor:
     async def _ask_to_run(
         self, request: RunRequest, limits: dict[str, float], watch: Callable[[RunProgress], None]
     ) -> dict[str, Any]:
-        """A worker's answer. One that was dead before it began is no fault of the program: another is asked."""
-        begun = False
+        """A worker's answer. One that was dead before it began is no fault of the program: another is asked.
+
+        Nor need it be the program's fault when a worker dies that had come as far as a new checkpoint: another goes on
+        from there.
+        """
+        begun, deaths = False, 0
+        folder = checkpoint_folder(self._settings.runs, request.identity)
 
         def note(progress: RunProgress) -> None:
             nonlocal begun
@@ -174,17 +198,20 @@ class LocalExecutor:
             watch(progress)
 
         async with self._lock:
-            for attempt in (1, 2):
+            while True:
                 worker = await self._awake()  # under the lock: the run before may have cost the worker its life
                 worker.programs.add(request.program)
+                before = sealed(folder)
                 try:
                     return await worker.ask(
                         "run", request.model_dump(), limits=limits, first_stage="compile", on_progress=note
                     )
                 except WorkerDiedError:
-                    if begun or attempt == 2:
+                    deaths += 1
+                    got_further = max(sealed(folder), default=0) > max(before, default=0)
+                    if deaths > MAX_DEATHS or (begun and not got_further):
                         raise
-        raise AssertionError("unreachable")
+                    begun = False
 
     async def _ready_worker(self) -> WorkerProcess:
         async with self._lock:

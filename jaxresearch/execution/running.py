@@ -23,6 +23,8 @@ from jaxresearch.experiment import Audit, CompletedRun, FailedRun, Verdict
 from jaxresearch.scoring.audits import AuditSubject, gain_audits, routine_audits
 from jaxresearch.scoring.scorer import CompiledScorer, NotFiniteError, Score, score
 from jaxresearch.text import one_line
+from jaxresearch.training.checkpoints import Checkpoints
+from jaxresearch.training.seal import Owner, checkpoint_folder
 from jaxresearch.training.trainer import CompiledProgram, Trained, TrainingFailedError, train
 
 
@@ -41,7 +43,45 @@ class RunHost(Protocol):
 
 
 def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
-    """Do what `request` asks. A program that fails is a FailedRun with the reason; our own failures raise."""
+    """Do what `request` asks. A program that fails is a FailedRun with the reason; our own failures raise.
+
+    A run that was cut, and is asked for again, goes on from its last checkpoint.
+    """
+    checkpoints = _checkpoints(host, request)
+    if checkpoints is None:
+        return _run(host, request, None)
+    try:
+        outcome = _run(host, request, checkpoints)
+        name = checkpoints.end(outcome.steps if isinstance(outcome, CompletedRun) else None)
+    finally:
+        checkpoints.close()
+    facts = {"resumed": checkpoints.resumed, "checkpoint_note": checkpoints.note}
+    return outcome.model_copy(update=facts | ({"checkpoint": name} if name else {}))
+
+
+def _checkpoints(host: RunHost, request: RunRequest) -> Checkpoints | None:
+    every = host.settings.checkpoint_seconds
+    if every is None and not request.keep_state:
+        return None
+    facts = host.facts()
+    owner = Owner(
+        program=request.program,
+        traced=Owner.exact(request.traced),
+        seed=request.seed,
+        budget=request.budget,
+        corpus=host.corpus.fingerprint,
+        tokenizer=host.corpus.tokenizer_fingerprint,
+    )
+    return Checkpoints(
+        checkpoint_folder(host.settings.runs, request.identity),
+        owner,
+        every_seconds=every,
+        keeps_final=request.keep_state,
+        machine={name: facts[name] for name in ("device", "threads", "devices", "jax")},
+    )
+
+
+def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) -> CompletedRun | FailedRun:
     started = time.monotonic()
 
     def failed(verdict: Verdict, reason: str, **facts) -> FailedRun:
@@ -77,6 +117,7 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
             batches=_batches(host.corpus, request.seed),
             wall_cap_seconds=request.wall_cap_seconds,
             on_progress=host.progress,
+            checkpoints=checkpoints,
         )
     except TrainingFailedError as error:
         verdict = Verdict.TIMEOUT if error.timeout else Verdict.CRASH

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from jaxresearch.errors import ConfigurationError
-from jaxresearch.execution.base import RunProgress, RunRequest
+from jaxresearch.errors import ConfigurationError, JaxresearchError
+from jaxresearch.execution.base import RunProgress, RunRequest, SampleRequest
 from jaxresearch.machine import physical_memory_bytes
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class WorkerSettings(BaseModel):
     program_bytes: int
     constant_bytes: int
     parameters: int
+    checkpoint_seconds: float | None = None
 
 
 class VerifyRequest(BaseModel):
@@ -88,6 +89,8 @@ def main() -> None:
                     say(result=worker.verify(VerifyRequest.model_validate(request["request"])))
                 case "run":
                     say(result=worker.run(RunRequest.model_validate(request["request"])))
+                case "sample":
+                    say(result=worker.sample(SampleRequest.model_validate(request["request"])))
                 case unknown:
                     say(error=f"unknown request {unknown!r}")
         except Exception as error:
@@ -192,6 +195,15 @@ class _Worker:
         from jaxresearch.execution.running import run_program
 
         return run_program(self, request).model_dump(mode="json")
+
+    def sample(self, request: SampleRequest) -> dict[str, Any]:
+        """{"text", "tokens", "ended"}, or {"refused": why}."""
+        from jaxresearch.execution.sampling import sample
+
+        try:
+            return sample(self, request)
+        except JaxresearchError as error:
+            return {"refused": str(error)}
 
     def executables(self, program: str) -> tuple[Any, Any, float]:
         """Compiled trainer and scorer of a program, and the seconds that compiling took now."""

@@ -28,6 +28,7 @@ from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import candidate_fingerprint, round_seed, text_fingerprint
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.requests import attempt, request_of
+from jaxresearch.study.shelf import Shelf
 from jaxresearch.study.steps import AskStrategy, Decide, Finish, GiveUp, RunCandidate, TraceCandidate, next_step
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.view import ModelFactory, study_view, trace_once
@@ -59,6 +60,7 @@ class Driver:
         stop: Stop,
         clock: Callable[[], float],
         pause: Callable[[History], str | None] = lambda history: None,
+        shelf: Shelf | None = None,
     ) -> None:
         self._journal = journal
         self._workspace = workspace
@@ -70,6 +72,7 @@ class Driver:
         self._stop = stop
         self._clock = clock
         self._pause = pause
+        self._shelf = shelf
 
     @property
     def _history(self) -> History:
@@ -114,6 +117,8 @@ class Driver:
             case Decide(decision=decision):
                 self._journal.record(decision)
                 self._point_at_incumbent()
+                if self._shelf is not None:
+                    self._shelf.prune(self._history)
             case AskStrategy(round=round_number, slots=slots):
                 return await self._ask(round_number, slots)
             case Finish(reason=reason):
@@ -168,7 +173,9 @@ class Driver:
     # Running
 
     async def _run(self, entry: Entry, seed: int) -> None:
-        request = request_of(self._history, entry, seed, reference=self._reference(entry, seed))
+        keep_state = self._shelf is not None and self._shelf.wants(entry.experiment)
+        reference = self._reference(entry, seed)
+        request = request_of(self._history, entry, seed, reference=reference, keep_state=keep_state)
         known = self._history.known_run(request.identity)
         if known is not None:
             number, outcome = known

@@ -16,7 +16,13 @@ MIN_WALL_CAP_SECONDS = 60.0
 
 
 def request_of(
-    history: History, entry: Entry, seed: int, *, reference: str | None = None, split: RunSplit = "validation"
+    history: History,
+    entry: Entry,
+    seed: int,
+    *,
+    reference: str | None = None,
+    split: RunSplit = "validation",
+    keep_state: bool = False,
 ) -> RunRequest:
     """The run of `entry` with `seed`, as this study does its runs."""
     trace = entry.trace
@@ -31,6 +37,7 @@ def request_of(
         wall_cap_seconds=wall_cap_seconds(history),
         trace_seconds=trace.trace_seconds,
         sandbox=trace.sandbox,
+        keep_state=keep_state,
         split=split,
     )
 

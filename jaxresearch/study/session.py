@@ -97,7 +97,15 @@ async def open_executor(
     """An executor of runs as `config` says, on this machine, and its corpus. The caller closes it."""
     corpus = _prepare(config, on_preparation)
     sandbox = await choose_sandbox(config.sandbox.require)
-    return LocalExecutor.create(config, corpus, sandbox, programs=programs, runs=runs), corpus
+    executor = LocalExecutor.create(
+        config,
+        corpus,
+        sandbox,
+        programs=programs,
+        runs=runs,
+        checkpoint_seconds=config.execution.checkpoint_seconds,
+    )
+    return executor, corpus
 
 
 async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_preparation: OnPreparation) -> None:

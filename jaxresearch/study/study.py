@@ -28,6 +28,7 @@ from jaxresearch.study.layout import StudyLayout, create_folder
 from jaxresearch.study.ledger import Ledger, StoredEvent
 from jaxresearch.study.lock import sole_driver
 from jaxresearch.study.reporter import NullReporter, Reporter
+from jaxresearch.study.shelf import GIGABYTE, Shelf
 from jaxresearch.study.stopping import Stop
 from jaxresearch.study.view import ModelFactory, diff_of
 from jaxresearch.study.workspace import Workspace
@@ -140,6 +141,12 @@ class Study:
         """Check the ledger's chain against itself and the workspace; the number of events. See `Ledger.verify`."""
         return self._journal.ledger.verify(self.workspace.anchors())
 
+    def _shelf(self) -> Shelf | None:
+        """None for a study whose runs are a tournament's: several studies would prune them, so none keeps states."""
+        if self.layout.runs.is_symlink():
+            return None
+        return Shelf(self.layout.runs, self.config.execution.checkpoint_gb * GIGABYTE)
+
     async def run(
         self,
         executor: Executor,
@@ -171,6 +178,7 @@ class Study:
                 stop=stop or Stop(),
                 clock=self._clock,
                 pause=pause,
+                shelf=self._shelf(),
             )
             return await driver.drive()
 

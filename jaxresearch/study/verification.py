@@ -1,7 +1,8 @@
 """Verification: does what a study stored still say what its ledger says?
 
 The ledger's hash chain and its anchors in the workspace; every stored program against its name; every score against the
-stored cross-entropies of its tokens, added up again. Training a run again is the last word; `verify_run` does that.
+stored cross-entropies of its tokens, added up again; every checkpoint against its hash. Training a run again is the last
+word; `verify_run` does that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jaxresearch.data import Corpus, evaluation_rows, prepare
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress
 from jaxresearch.experiment import CompletedRun, RunOutcome
+from jaxresearch.study.shelf import check_states
 from jaxresearch.study.study import Study
 
 ROUNDING_BPB = 1e-3
@@ -31,6 +33,7 @@ class Verified:
     events: int
     programs: int
     scores: int
+    checkpoints: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def verify_study(study: Study, on_preparation: Callable[[str, float], None]) -> 
     programs = sorted({run.program for _, run in runs})
     _check_programs(study, programs)
     _check_scores(study, corpus, runs)
-    return Verified(events=events, programs=len(programs), scores=len(runs))
+    checkpoints = check_states(study.layout.runs, study.history)
+    return Verified(events=events, programs=len(programs), scores=len(runs), checkpoints=checkpoints)
 
 
 def _scored_runs(study: Study) -> Iterator[tuple[int, CompletedRun]]:
@@ -125,7 +129,7 @@ def _compare(number: int, run: CompletedRun, again: RunOutcome) -> Repeated:
         raise JaxresearchError(f"{where}: trained again it is {again.verdict}: {again.reason}.")
     alike = all(
         getattr(run, name) == getattr(again, name) for name in ("device", "threads", "devices", "jax", "program")
-    )
+    ) and all(each.alike for each in run.resumed)
     difference = abs(run.val_bpb - again.val_bpb)
     if difference > (0 if alike else ROUNDING_BPB):
         raise JaxresearchError(f"{where}: recorded as {run.val_bpb}, trained again {again.val_bpb}.")

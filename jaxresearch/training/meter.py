@@ -28,8 +28,14 @@ class Meter:
     flops: float = 0.0
     _started: float | None = field(default=None, init=False)
 
-    def start(self) -> None:
-        self._started = self.clock()
+    def start(self, spent_seconds: float = 0.0) -> None:
+        """Start the clock, with `spent_seconds` on it where a training is taken up again."""
+        self._started = self.clock() - spent_seconds
+
+    def leave_out(self, seconds: float) -> None:
+        """Take `seconds` of the laboratory's own work off the clock."""
+        if self._started is not None:
+            self._started += seconds
 
     @property
     def seconds(self) -> float:

@@ -18,6 +18,7 @@ from jaxresearch.budget import Budget
 from jaxresearch.experiment import RunProgress
 from jaxresearch.program.mesh import Placement, one_device
 from jaxresearch.program.program import LoadedProgram
+from jaxresearch.training.checkpoints import Checkpoints, TrainingState
 from jaxresearch.training.meter import BudgetTooSmallError, Meter
 
 MAX_LOSS = 100.0
@@ -127,10 +128,12 @@ def train(
     wall_cap_seconds: float,
     on_progress: Callable[[RunProgress], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
+    checkpoints: Checkpoints | None = None,
 ) -> Trained:
-    """Train from the program's own `init(seed)` until the budget is spent.
+    """Train from the program's own `init(seed)`, or from the last of `checkpoints`, until the budget is spent.
 
     batches: row length (seq_len) -> the rows of that length. The clock starts after a warm-up on another state.
+    Writing a checkpoint is the laboratory's work: the budget's clock stands still meanwhile.
     Raises `TrainingFailedError` for a loss that is not finite or above `MAX_LOSS`, for a budget that not even one step
     fits, and for a run that outlasts `wall_cap_seconds`.
     """
@@ -150,13 +153,43 @@ def train(
     except BudgetTooSmallError as error:
         raise failed(str(error), 0) from None
     seed_matters = _warm_up(compiled, values, seed, sources)
-    leaves = list(compiled.init(jnp.uint32(seed), values))
-    jax.block_until_ready(leaves)
-
     cursors = dict.fromkeys((length for _, _, length in manifest.phases), 0)
     in_flight: deque[tuple[int, float, jax.Array]] = deque()
-    loss = math.nan
-    meter.start()
+    loss, spent_seconds = math.nan, 0.0
+    taken_up = checkpoints.take_up(_targets(compiled)) if checkpoints is not None else None
+    if taken_up is None:
+        leaves = list(compiled.init(jnp.uint32(seed), values))
+    else:
+        leaves, cursors, loss = taken_up.leaves, dict(taken_up.cursors), taken_up.loss
+        curve.points = list(taken_up.curve)
+        meter.steps, meter.tokens, meter.flops = taken_up.steps, taken_up.tokens, taken_up.flops
+        spent_seconds = taken_up.seconds
+    jax.block_until_ready(leaves)
+
+    def checkpoint() -> float:
+        """Hand the state as it stands to `checkpoints`, off the clock; the loss of the last step."""
+        last = loss
+        while in_flight:
+            last = _settle(in_flight.popleft(), curve, failed)
+        jax.block_until_ready(leaves)
+        began = clock()
+        if checkpoints is not None:
+            state = TrainingState(
+                leaves,
+                meter.progress,
+                meter.steps,
+                meter.tokens,
+                meter.flops,
+                meter.seconds,
+                cursors,
+                last,
+                curve.points,
+            )
+            checkpoints.save(state)
+        meter.leave_out(clock() - began)
+        return last
+
+    meter.start(spent_seconds)
     while True:
         while manifest.phases[phase][0] <= meter.progress and phase + 1 < len(manifest.phases):
             phase += 1
@@ -178,10 +211,14 @@ def train(
             where = f"at {meter.progress:.0%} of its budget, step {meter.steps}"
             raise failed(f"training was cut after {wall_cap_seconds:.0f} s, {where}", meter.steps, timeout=True)
         on_progress(RunProgress("train", meter.progress, loss if math.isfinite(loss) else None, meter.steps))
+        if checkpoints is not None and checkpoints.due(meter.seconds):
+            loss = checkpoint()
     while in_flight:
         loss = _settle(in_flight.popleft(), curve, failed)
     jax.block_until_ready(leaves)
     train_seconds = meter.seconds
+    if checkpoints is not None and checkpoints.keeps_final:
+        checkpoint()
     return Trained(
         leaves=leaves,
         loss=loss,
@@ -209,6 +246,15 @@ def _warm_up(compiled: CompiledProgram, values: list, seed: int, sources: Sequen
         other, _ = step(other, source.take(0, batch)[0], jnp.float32(0.0), values)
     jax.block_until_ready(other)
     return differs
+
+
+def _targets(compiled: CompiledProgram) -> list[jax.ShapeDtypeStruct]:
+    """The leaves of the state, with where they lie in this process."""
+    places = jax.tree.leaves(compiled.init.output_shardings)
+    return [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        for leaf, place in zip(compiled.program.state, places, strict=True)
+    ]
 
 
 def _differ(left: Leaves, right: Leaves) -> bool:

@@ -57,3 +57,15 @@ def process(cache_root: Path) -> Callable[..., subprocess.Popen]:
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def finished(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of three experiments with the builtin model, run to its end."""
+    from jaxresearch.cli import main
+
+    folder = tmp_path_factory.mktemp("studies") / "finished"
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--config", str(config_file), "--study", str(folder), "--quiet"])
+    assert not ended.value.code
+    return folder

@@ -23,18 +23,6 @@ STATUS_KEYS = {
 KEY = "sk-test-0123456789abcdef"
 
 
-@pytest.fixture(scope="module")
-def finished(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of three experiments with the builtin model, run to its end."""
-    from jaxresearch.cli import main
-
-    folder = tmp_path_factory.mktemp("studies") / "finished"
-    with pytest.raises(SystemExit) as ended:
-        main(["run", "--config", str(config_file), "--study", str(folder), "--quiet"])
-    assert not ended.value.code
-    return folder
-
-
 def test_a_study_ends_with_a_table_and_the_commands_to_go_on(command: Callable[..., Result], finished: Path):
     facts = command("status", finished, "--json").json
     assert set(facts) >= STATUS_KEYS

@@ -1,0 +1,228 @@
+"""Checkpoints of one run: written while it trains, found again when it was cut. Orbax writes and reads the arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxresearch.experiment import Resumption
+from jaxresearch.text import one_line
+from jaxresearch.training import seal
+from jaxresearch.training.seal import DamagedCheckpointError, Owner, Position, Seal
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
+Targets = Sequence[jax.ShapeDtypeStruct]
+"""Leaves of a state by shape, dtype and sharding, in the program's order."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a training is, between two steps. Batches and randomness follow from the seed and the cursors.
+
+    Names and units are those of `Position`; curve: (progress, loss) of every step.
+    """
+
+    leaves: list[jax.Array]
+    progress: float
+    steps: int
+    tokens: int
+    flops: float
+    seconds: float
+    cursors: Mapping[int, int]
+    loss: float
+    curve: Sequence[tuple[float, float]]
+
+
+class Checkpoints:
+    """Writes the state of one run into `folder` every so often, and takes the run up from the last one.
+
+    A checkpoint never fails a run: one that cannot be written, or is not to be trusted, is left out, and `note` says why.
+    owner: whose they are; one that belongs to another run is not used. every_seconds: of training between two; None
+    for none on the way. keeps_final: write the last state too. machine: device, devices, threads and jax.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        owner: Owner,
+        *,
+        every_seconds: float | None,
+        keeps_final: bool = False,
+        machine: Mapping[str, str | int] | None = None,
+    ) -> None:
+        self.folder, self.keeps_final, self.note = folder, keeps_final, ""
+        self.resumed: tuple[Resumption, ...] = ()
+        self._owner, self._every, self._machine = owner, every_seconds, dict(machine or {})
+        self._last_seconds = 0.0
+        self._names: dict[int, str] = {}
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    # Taking up
+
+    def take_up(self, targets: Targets) -> TrainingState | None:
+        """The last state that was written, placed as `targets` say; None when there is none to go on from."""
+        there = seal.sealed(self.folder)
+        state = None
+        try:
+            if there:
+                state = self._read(there[-1], targets)
+        except DamagedCheckpointError as error:
+            self.note = f"the checkpoint at step {there[-1]} was not used: {error}; the run began again"
+        self._clear(but=state.steps if state is not None else None)
+        self._last_seconds = state.seconds if state is not None else 0.0
+        return state
+
+    def _read(self, steps: int, targets: Targets) -> TrainingState:
+        path = seal.state_folder(self.folder, steps)
+        found = seal.read_seal(path)
+        differing = [name for name, value in self._owner if value != getattr(found.owner, name)]
+        if differing:
+            raise DamagedCheckpointError(f"it belongs to a run with another {', '.join(differing)}")
+        position = found.position
+        leaves, curve = read_state(path, found, targets)
+        self.resumed = (
+            *found.resumed,
+            Resumption(progress=position.progress, steps=position.steps, alike=found.machine == self._machine),
+        )
+        self._names[steps] = seal.name_of(path)
+        return TrainingState(
+            leaves=leaves,
+            curve=[(float(progress), float(loss)) for progress, loss in curve],
+            **position.model_dump(exclude={"points"}),
+        )
+
+    # Writing
+
+    def due(self, seconds: float) -> bool:
+        """Whether to save now, after `seconds` of training: long enough after the last one, and that one is written."""
+        if self._every is None or seconds - self._last_seconds < self._every:
+            return False
+        return self._writing is None or self._writing.done()
+
+    def save(self, state: TrainingState) -> None:
+        """Copy `state` off the devices, and write it while training goes on. The arrays may be donated afterwards."""
+        self.wait()
+        self._last_seconds = state.seconds
+        if state.steps in self._names:
+            return  # it is the one that this training was taken up from
+        path = seal.state_folder(self.folder, state.steps)
+        seal_facts = {
+            "owner": self._owner,
+            "machine": self._machine,
+            "leaves": _described(state.leaves),
+            "resumed": self.resumed,
+            "position": Position(
+                progress=state.progress,
+                steps=state.steps,
+                tokens=state.tokens,
+                flops=state.flops,
+                seconds=state.seconds,
+                cursors=dict(state.cursors),
+                loss=state.loss,
+                points=len(state.curve),
+            ),
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            import orbax.checkpoint as ocp  # here, so that a run without checkpoints does not wait for it
+
+            self._orbax.save(path.absolute(), args=ocp.args.StandardSave(_tree(state.leaves, state.curve)))
+        except Exception as error:  # whatever a disk, or an array that Orbax cannot write, may bring
+            self._failed(error)
+            return
+        self._writing = self._thread.submit(self._finish, path, seal_facts, state.steps)
+
+    def _finish(self, path: Path, facts: Mapping[str, Any], steps: int) -> None:
+        try:
+            self._orbax.wait_until_finished()
+            if jax.process_index() == 0:
+                self._names[steps] = seal.write_seal(path, facts)
+                self._clear(but=steps)
+        except Exception as error:
+            self._failed(error)
+
+    def wait(self) -> None:
+        """Until what is being written is written."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def end(self, final_steps: int | None) -> str:
+        """The run has come to its end: remove what is no longer needed.
+
+        final_steps: of the state that stays, None for none. Returns its name, or "" where it was not written.
+        """
+        self.wait()
+        name = self._names.get(final_steps, "") if final_steps is not None and self.keeps_final else ""
+        self._clear(but=final_steps if name else None)
+        return name
+
+    def close(self) -> None:
+        self.wait()
+        self._thread.shutdown()
+        if "_orbax" in self.__dict__:
+            self._orbax.close()
+
+    def _clear(self, *, but: int | None) -> None:
+        if jax.process_index() == 0:
+            seal.clear(self.folder, but=[but] if but is not None else [])
+
+    def _failed(self, error: Exception) -> None:
+        self.note = one_line(f"a checkpoint could not be written: {type(error).__name__}: {one_line(str(error))}")
+
+    @cached_property
+    def _orbax(self) -> ocp.AsyncCheckpointer:
+        import orbax.checkpoint as ocp
+
+        return ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+
+
+def read_state(path: Path, found: Seal, targets: Targets) -> tuple[list[jax.Array], np.ndarray]:
+    """Leaves as `targets` say, whatever devices had written them, and the curve f64[points, 2].
+
+    found: what `seal.read_seal(path)` gave. Raises `DamagedCheckpointError` when it is the state of another program.
+    """
+    import orbax.checkpoint as ocp
+
+    if found.leaves != _described(targets):
+        raise DamagedCheckpointError("its arrays are not those of the program")
+    wanted = {_key(at): target for at, target in enumerate(targets) if math.prod(target.shape)}
+    tree = {"leaves": wanted, "curve": np.zeros((found.position.points + 1, 2))}
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+            read = orbax.restore(path.absolute(), args=ocp.args.StandardRestore(tree))
+    except Exception as error:  # Orbax and TensorStore raise what they like
+        raise DamagedCheckpointError(f"it cannot be read: {one_line(str(error))}") from None
+    empty = {
+        _key(at): jax.device_put(jnp.zeros(target.shape, target.dtype), target.sharding)
+        for at, target in enumerate(targets)
+        if _key(at) not in wanted
+    }
+    return [leaf for _, leaf in sorted({**read["leaves"], **empty}.items())], read["curve"][1:]
+
+
+def _tree(leaves: Sequence[jax.Array], curve: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """What Orbax writes. It takes no array of size zero, so those are left out, and the curve begins with a blank."""
+    return {
+        "leaves": {_key(at): leaf for at, leaf in enumerate(leaves) if leaf.size},
+        "curve": np.array([(0.0, 0.0), *curve], np.float64),
+    }
+
+
+def _key(at: int) -> str:
+    return f"{at:05d}"
+
+
+def _described(leaves: Sequence[jax.Array] | Targets) -> tuple[str, ...]:
+    return tuple(f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for leaf in leaves)
