@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.lib import format as npy
 
 from jaxresearch.data import batches
 from jaxresearch.data.cache import file_sha256, locked, sync
@@ -22,6 +20,7 @@ from jaxresearch.data.manifest import (
     TOKENIZER_FILE,
     Manifest,
 )
+from jaxresearch.data.npy import NpyWriter
 from jaxresearch.data.packing import pack
 from jaxresearch.data.shards import read_documents, read_tokens
 from jaxresearch.data.tokenizer import Tokenizer
@@ -157,26 +156,13 @@ def _pack(corpus: Corpus, split: Split, context: int) -> Iterator[np.ndarray]:
 
 
 def _write_rows(path: Path, blocks: Iterator[np.ndarray], context: int) -> None:
-    """Streams rows into a .npy file that appears as a whole. The number of rows is known, and put in, at the end."""
+    """Streams rows into a .npy file that appears as a whole."""
     draft = path.with_suffix(".draft")  # one name: the caller holds the lock, so any there is a dead process's
-    count = 0
-    with draft.open("wb") as file:
-        _write_header(file, 0, context)
+    with NpyWriter(draft, np.uint16, (context + 1,)) as file:
         for block in blocks:
-            file.write(block.tobytes())
-            count += len(block)
-        file.seek(0)
-        _write_header(file, count, context)
-        file.flush()
-        os.fsync(file.fileno())
+            file.append(block)
     draft.rename(path)
     sync(path.parent)
-
-
-def _write_header(file: BinaryIO, count: int, context: int) -> None:
-    """The .npy header of uint16[count, context + 1]. NumPy leaves room in it for the first axis to grow."""
-    header = {"descr": npy.dtype_to_descr(np.dtype(np.uint16)), "fortran_order": False, "shape": (count, context + 1)}
-    npy.write_array_header_1_0(file, header)
 
 
 def _verify_rows(corpus: Corpus, split: Split, path: Path) -> None:
