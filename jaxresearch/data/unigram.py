@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxresearch.data.dataset import Corpus
 
-_CHUNK_TOKENS = 2**20
+_CHUNK_TOKENS = 2**18
 """Counted at a time: counting widens tokens to eight bytes each."""
 
 

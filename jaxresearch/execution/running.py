@@ -15,6 +15,7 @@ import numpy as np
 from jaxresearch.budget import Budget
 from jaxresearch.data.batches import Batches
 from jaxresearch.data.dataset import Corpus
+from jaxresearch.data.prefetch import Prefetched
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest
 from jaxresearch.execution.worker import WorkerSettings
@@ -139,12 +140,12 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
     )
 
 
-def _batches(corpus: Corpus, seed: int) -> Callable[[int], Batches]:
-    def batches(length: int) -> Batches:
+def _batches(corpus: Corpus, seed: int) -> Callable[[int], Prefetched]:
+    def batches(length: int) -> Prefetched:
         if corpus.manifest.splits["train"].tokens <= length:
             reason = f"phases: seq_len {length} is longer than the training text"
             raise TrainingFailedError(reason, step=0, seconds=0.0, curve=(), timeout=False)
-        return Batches(corpus.rows("train", length), 1, seed)
+        return Prefetched(Batches(corpus.rows("train", length), 1, seed))
 
     return batches
 

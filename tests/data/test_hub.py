@@ -258,7 +258,9 @@ def test_the_token_goes_to_the_hub_only(hub: StubHub, tmp_path: Path, monkeypatc
 def test_a_killed_fetch_is_taken_up_where_it_stopped(hub: StubHub, tmp_path: Path):
     half = len(hub.files[FIRST]) // 2
     hub.stuck[FIRST] = half
-    code = f"from pathlib import Path; from jaxresearch.data import prepare; prepare('climbmix', 320, Path({str(tmp_path)!r}))"
+    code = (
+        f"from pathlib import Path; from jaxresearch.data import prepare; prepare('climbmix', 320, Path('{tmp_path}'))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     part = tmp_path / "hub" / f"{REPO.replace('/', '-')}-main" / f"{FIRST}.part"
