@@ -49,8 +49,7 @@ def prepare(
     if shards is not None and config.corpus.source not in HUB_DATASETS:
         raise click.UsageError(f"--shards is for {' and '.join(HUB_DATASETS)}, not for {config.corpus.source}.")
     with Display(output) as display:
-        made = prepare_corpus(config.corpus, display.preparing)
-        display.preparing("pack", 0.0)
+        made = prepare_corpus(config, display.preparing)
         rows = {split: len(made.rows(split, config.context)) for split in ("train", "validation")}
         baseline = unigram_bpb(made, config.context)
     manifest = made.manifest

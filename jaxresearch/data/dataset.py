@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxresearch.data import batches
 from jaxresearch.data.cache import file_sha256, locked, sync
-from jaxresearch.data.corpus import Split
+from jaxresearch.data.corpus import OnProgress, Split, no_progress
 from jaxresearch.data.manifest import (
     BYTE_LENGTHS_FILE,
     ROWS_FOLDERS,
@@ -83,6 +83,14 @@ class Corpus:
             )
         return _packed_rows(self, split, context)
 
+    def pack(self, context: int, on_progress: OnProgress = no_progress) -> None:
+        """Packs the rows of training and validation now, where they are not yet, instead of at their first use.
+
+        on_progress: called with "pack" and the part of a split that is done.
+        """
+        for split in ("train", "validation"):
+            _packed_rows(self, split, context, on_progress)
+
     def tokens(self, split: Literal["train", "validation"]) -> Iterator[np.ndarray]:
         """The split's tokens without BOS, shard by shard: uint16[n], memory-mapped."""
         if split not in ("train", "validation"):
@@ -128,7 +136,7 @@ def open_sealed_test(corpus: Corpus, context: int) -> np.ndarray:
     return _packed_rows(corpus, "test", context)
 
 
-def _packed_rows(corpus: Corpus, split: Split, context: int) -> np.ndarray:
+def _packed_rows(corpus: Corpus, split: Split, context: int, on_progress: OnProgress = no_progress) -> np.ndarray:
     if context < 1:
         raise ValueError(f"context {context} must be at least 1")
     folder = corpus.folder / ROWS_FOLDERS[split]
@@ -138,7 +146,9 @@ def _packed_rows(corpus: Corpus, split: Split, context: int) -> np.ndarray:
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder, path.name):
                 if not path.exists():
-                    _write_rows(path, _pack(corpus, split, context), context)
+                    facts = corpus.manifest.splits[split]
+                    expected = (facts.tokens + facts.documents) / (context + 1)
+                    _write_rows(path, _pack(corpus, split, context), context, expected, on_progress)
         rows = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise JaxresearchError(
@@ -155,12 +165,15 @@ def _pack(corpus: Corpus, split: Split, context: int) -> Iterator[np.ndarray]:
     return pack(read_documents(corpus.folder / SPLIT_FOLDERS[split], shards), context, corpus.tokenizer.bos)
 
 
-def _write_rows(path: Path, blocks: Iterator[np.ndarray], context: int) -> None:
-    """Streams rows into a .npy file that appears as a whole."""
+def _write_rows(
+    path: Path, blocks: Iterator[np.ndarray], context: int, expected: float, on_progress: OnProgress
+) -> None:
+    """Streams rows into a .npy file that appears as a whole. expected: roughly how many there will be."""
     draft = path.with_suffix(".draft")  # one name: the caller holds the lock, so any there is a dead process's
     with NpyWriter(draft, np.uint16, (context + 1,)) as file:
         for block in blocks:
             file.append(block)
+            on_progress("pack", min(1.0, file.count / max(1.0, expected)))
     draft.rename(path)
     sync(path.parent)
 

@@ -191,7 +191,7 @@ class HubCorpus:
         except ImportError:
             raise JaxresearchError(
                 f"{self.name} comes from the hub, and huggingface_hub is not installed.",
-                fix="pip install 'jaxresearch[hub]'",
+                fix="pip install 'jaxresearch[hub]', or choose another --corpus, such as python-stdlib.",
             ) from None
         return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
 
@@ -232,5 +232,6 @@ class HubCorpus:
     def _unreachable(self, endpoint: str, error: Exception) -> JaxresearchError:
         return JaxresearchError(
             f"the hub at {endpoint} cannot be reached: {one_line(str(error), 120).rstrip('.') or type(error).__name__}.",
-            fix="Check the network and run the same command again: what has arrived is kept.",
+            fix="Check the network and run the same command again: what has arrived is kept. Or choose another --corpus, "
+            "such as python-stdlib.",
         )

@@ -37,14 +37,15 @@ from jaxresearch.data.tokenizer import Tokenizer
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 
 if TYPE_CHECKING:
-    from jaxresearch.config import CorpusConfig
+    from jaxresearch.config import StudyConfig
 
 _BATCH_BYTES = 2_000_000
 
 
-def prepare_corpus(settings: CorpusConfig, on_progress: OnProgress = no_progress) -> Corpus:
-    """The corpus that the settings of a study name, in the default cache."""
-    return prepare(
+def prepare_corpus(config: StudyConfig, on_progress: OnProgress = no_progress) -> Corpus:
+    """The corpus of a study, in the default cache, with the rows of the study's context packed."""
+    settings = config.corpus
+    corpus = prepare(
         settings.source,
         settings.vocab_size,
         on_progress=on_progress,
@@ -52,6 +53,8 @@ def prepare_corpus(settings: CorpusConfig, on_progress: OnProgress = no_progress
         repo=settings.repo,
         revision=settings.revision,
     )
+    corpus.pack(config.context, on_progress)
+    return corpus
 
 
 def prepare(

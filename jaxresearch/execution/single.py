@@ -25,7 +25,7 @@ async def train_once(
 
     Raises `JaxresearchError` when the candidate gives no program.
     """
-    corpus = prepare_corpus(config.corpus, on_preparation)
+    corpus = prepare_corpus(config, on_preparation)
     sandbox = await choose_sandbox(config.sandbox.require)
     root = default_cache_root() / "train"
     executor = LocalExecutor.create(config, corpus, sandbox, programs=root / "programs", runs=root / "runs")

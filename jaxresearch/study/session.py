@@ -120,4 +120,4 @@ async def _executor(study: Study, on_preparation: OnPreparation) -> LocalExecuto
 
 
 def _prepare(config: StudyConfig, on_preparation: OnPreparation) -> Corpus:
-    return prepare_corpus(config.corpus, on_preparation)
+    return prepare_corpus(config, on_preparation)

@@ -47,7 +47,7 @@ def verify_study(study: Study, on_preparation: Callable[[str, float], None]) -> 
     """Raises `JaxresearchError` that names the first thing that does not agree."""
     events = study.verify()
     config = study.config
-    corpus = prepare_corpus(config.corpus, on_preparation)
+    corpus = prepare_corpus(config, on_preparation)
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     runs = list(_scored_runs(study))
     programs = sorted({run.program for _, run in runs})
