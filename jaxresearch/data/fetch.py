@@ -41,7 +41,7 @@ class _StoppedError(Exception):
 
 
 def fetch(wanted: Sequence[Wanted], folder: Path, on_progress: OnProgress) -> None:
-    """Bring all of `wanted` into `folder`; what is there with the right size is not asked for again.
+    """Bring all of `wanted` into `folder`; what is there and has the right SHA-256 is not asked for again.
 
     on_progress: "fetch: 1 of 3 files, 190 MB in all" and the part of the bytes that is here, from this thread only.
     Raises JaxresearchError for a file that arrived wrong twice, and what the client raises for a hub that is down.
@@ -59,8 +59,8 @@ def fetch(wanted: Sequence[Wanted], folder: Path, on_progress: OnProgress) -> No
 
     with ThreadPoolExecutor(PARALLEL, "fetch") as pool:
         try:
+            report()  # the size, before the first byte
             running = {pool.submit(transfer.bring, file) for file in missing}
-            report()
             while running:
                 done, running = wait(running, timeout=0.2, return_when=FIRST_EXCEPTION)
                 for future in done:
@@ -72,7 +72,7 @@ def fetch(wanted: Sequence[Wanted], folder: Path, on_progress: OnProgress) -> No
 
 
 def _is_here(path: Path, facts: FileFacts) -> bool:
-    return path.is_file() and path.stat().st_size == facts.size_bytes
+    return path.is_file() and path.stat().st_size == facts.size_bytes and file_sha256(path) == facts.sha256
 
 
 class _Transfer:

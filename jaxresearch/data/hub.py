@@ -67,7 +67,7 @@ class HubCorpus:
         dataset = HUB_DATASETS[name]
         self.name, self._dataset, self._shards, self.root = name, dataset, shards, root
         self._repo, self._revision = repo or dataset.repo, revision or "main"
-        self._place = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{self._repo}-{self._revision}")
+        self._place = re.sub(r"[^\w.@-]", "-", f"{self._repo}@{self._revision}".replace("/", "--"))
         self.folder = root / "hub" / self._place
 
     @cached_property
@@ -90,8 +90,8 @@ class HubCorpus:
 
     def source(self, on_progress: OnProgress) -> Source:
         """The files, fetched where they are not here yet, as something to read documents from."""
+        wanted = [Wanted(path, self._url(path), facts) for path, facts in self.facts.files.items()]
         with locked(self.root, f"hub-{self._place}"), self._told():
-            wanted = [Wanted(path, self._url(path), facts) for path, facts in self.facts.files.items()]
             fetch(wanted, self.folder, on_progress)
         return Source(
             name=self.name,
@@ -104,8 +104,8 @@ class HubCorpus:
 
     def _choose(self, paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(held out, training) paths among those that the dataset has."""
-        held_out = tuple(sorted(fnmatch.filter(paths, self._dataset.held_out)))
-        train = tuple(sorted(set(fnmatch.filter(paths, self._dataset.train)) - set(held_out)))
+        held_out = tuple(sorted(path for path in paths if _fits(path, self._dataset.held_out)))
+        train = tuple(sorted({path for path in paths if _fits(path, self._dataset.train)} - set(held_out)))
         if not held_out or not train:
             lacking = self._dataset.train if held_out else self._dataset.held_out
             raise JaxresearchError(
@@ -193,7 +193,7 @@ class HubCorpus:
                 f"{self.name} comes from the hub, and huggingface_hub is not installed.",
                 fix="pip install 'jaxresearch[hub]', or choose another --corpus, such as python-stdlib.",
             ) from None
-        return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+        return HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -235,3 +235,8 @@ class HubCorpus:
             fix="Check the network and run the same command again: what has arrived is kept. Or choose another --corpus, "
             "such as python-stdlib.",
         )
+
+
+def _fits(path: str, pattern: str) -> bool:
+    """Whether a path of the hub fits; a star stands for no slash, so that no path leads out of our folder."""
+    return path.count("/") == pattern.count("/") and fnmatch.fnmatchcase(path, pattern)

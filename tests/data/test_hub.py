@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,23 @@ def test_a_dropped_connection_is_taken_up_where_it_broke(hub: StubHub, tmp_path:
     assert hub.downloads(FIRST) == [None, "bytes=5000-", "bytes=5000-", "bytes=5700-"]
 
 
+def test_files_come_at_the_same_time(hub: StubHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    both, send = threading.Barrier(2, timeout=20), hub._send_file
+
+    def together(request, name):
+        both.wait()
+        send(request, name)
+
+    monkeypatch.setattr(hub, "_send_file", together)
+    prepare("climbmix", VOCAB_SIZE, tmp_path)
+    assert not both.broken
+
+
+def test_a_path_that_leads_out_of_the_cache_is_no_shard(hub: StubHub, tmp_path: Path):
+    hub.files["shard_/../../../evil.parquet"] = hub.files[FIRST]
+    assert "the 2 training shards" in refused(tmp_path, shards=3).message
+
+
 def test_a_server_without_ranges_sends_it_from_the_start(hub: StubHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hub.drops[FIRST] = [5000]
     whole = hub._send_file
@@ -172,11 +190,13 @@ def test_a_shard_that_stays_damaged_is_refused(hub: StubHub, tmp_path: Path):
     prepare("climbmix", VOCAB_SIZE, tmp_path).verify()
 
 
-def test_a_shard_that_was_cut_on_the_disk_is_fetched_again(hub: StubHub, tmp_path: Path):
+def test_a_shard_that_was_damaged_on_the_disk_is_fetched_again(hub: StubHub, tmp_path: Path):
     prepare("climbmix", VOCAB_SIZE, tmp_path)
-    (raw(tmp_path) / FIRST).write_bytes(b"cut")
-    prepare("climbmix", VOCAB_SIZE + 1, tmp_path)
-    assert (raw(tmp_path) / FIRST).read_bytes() == hub.files[FIRST]
+    for damaged in (b"cut", b"!" + hub.files[FIRST][1:]):
+        (raw(tmp_path) / FIRST).write_bytes(damaged)
+        prepare("climbmix", VOCAB_SIZE + len(hub.downloads(FIRST)), tmp_path)
+        assert (raw(tmp_path) / FIRST).read_bytes() == hub.files[FIRST]
+    assert len(hub.downloads(FIRST)) == 3
 
 
 def test_a_branch_that_moves_on_changes_nothing_here(hub: StubHub, tmp_path: Path):
@@ -263,7 +283,7 @@ def test_a_killed_fetch_is_taken_up_where_it_stopped(hub: StubHub, tmp_path: Pat
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
-    part = tmp_path / "hub" / f"{REPO.replace('/', '-')}-main" / f"{FIRST}.part"
+    part = tmp_path / "hub" / f"{REPO.replace('/', '--')}@main" / f"{FIRST}.part"
     while not (part.exists() and part.stat().st_size == half):
         assert time.monotonic() < deadline
         assert process.poll() is None
