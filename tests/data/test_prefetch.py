@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxresearch.data import Batches, Prefetched
@@ -39,6 +39,7 @@ def wait_for(condition) -> None:
         time.sleep(0.002)
 
 
+@settings(deadline=None)  # threads take turns as the machine likes
 @given(st.lists(st.tuples(st.integers(0, 90), st.integers(1, 9), st.integers(1, 6)), max_size=6), st.integers(1, 5))
 def test_every_pattern_of_asking_gets_what_the_source_gives(runs, ahead):
     plain, prefetched = Batches(numbered(37), 1, seed=5), Prefetched(Batches(numbered(37), 1, seed=5), ahead)
