@@ -21,12 +21,17 @@ class _Part(BaseModel):
 
 
 class CorpusConfig(_Part):
-    """The text: `python-stdlib`, or a path to .txt, .jsonl or .parquet files or a folder of them."""
+    """The text: `python-stdlib`, a corpus of the hub, or a path to .txt, .jsonl or .parquet files or a folder of them."""
 
     source: str = Field(
-        default="python-stdlib", description="`python-stdlib`, or .txt, .jsonl or .parquet files or a folder of them"
+        default="python-stdlib",
+        description="`python-stdlib`; `tinystories` or `climbmix` (fetched from the hub); or .txt, .jsonl or .parquet "
+        "files or a folder of them",
     )
     vocab_size: int = Field(default=2048, ge=300, le=65535, description="of the byte-level BPE, specials included")
+    shards: int = Field(default=1, ge=1, description="training shards of a corpus of the hub")
+    repo: str | None = Field(default=None, description="OWNER/NAME of a copy of a corpus of the hub")
+    revision: str | None = Field(default=None, description="of a corpus of the hub: a commit or branch; null is main")
 
 
 class SubjectConfig(_Part):

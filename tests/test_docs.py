@@ -71,4 +71,5 @@ def test_links_inside_the_repository_lead_somewhere(page: Path):
 def test_shipped_configurations_are_valid(name: str):
     config = load_config(ROOT / "configs" / f"{name}.yaml")
     assert config.llm.model == "builtin"
+    assert config.corpus.source == ("python-stdlib" if name == "cpu" else "climbmix")
     assert config.budget == {"cpu": "1e12flop", "gpu": "300s", "tpu": "300s"}[name]

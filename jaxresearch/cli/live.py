@@ -65,7 +65,7 @@ class Display:
 
     def preparing(self, stage: str, done: float) -> None:
         """Progress of preparing a corpus."""
-        self.show(f"corpus {stage}", f"corpus: {stage}", done)
+        self.show(f"corpus {stage.partition(':')[0]}", f"corpus: {stage}", done)
         self.say_once(f"preparing the corpus: {stage}")
 
     def say_once(self, text: str) -> None:

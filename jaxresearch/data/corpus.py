@@ -9,8 +9,8 @@ import hashlib
 import os
 import re
 import sysconfig
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -42,10 +42,7 @@ class Document:
     text: str
     sha256: bytes
     size_bytes: int
-
-    @property
-    def split(self) -> Split:
-        return split_of(self.key)
+    split: Split
 
 
 def split_of(key: str) -> Split:
@@ -54,8 +51,17 @@ def split_of(key: str) -> Split:
     >>> split_of("json/decoder.py")
     'train'
     """
-    position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    position = _position(key)
     return "train" if position < 0.90 else "validation" if position < 0.95 else "test"
+
+
+def held_out_split_of(key: str) -> Split:
+    """Half validation, half test: for the documents of a file that was held out as a whole."""
+    return "validation" if _position(key) < 0.5 else "test"
+
+
+def _position(key: str) -> float:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 @dataclass(frozen=True)
@@ -67,40 +73,64 @@ class Source:
     files: in the order in which they are read.
     size_bytes: of all files together.
     ignored: how many files of `root` are no text that we read.
+    held_out: the first of `files`, where those are all that validation and test come from, and the others are all
+        training text; else none, and keys decide in each file.
     """
 
     name: str
-    kind: Literal["python-stdlib", "file", "folder"]
+    kind: Literal["python-stdlib", "file", "folder", "hub"]
     root: Path
     files: tuple[Path, ...]
     size_bytes: int
     ignored: int = 0
+    held_out: tuple[Path, ...] = ()
 
     @property
     def location(self) -> Path:
         """What to name in an error."""
         return self.files[0] if self.kind == "file" else self.root
 
+    @property
+    def sample(self) -> Source:
+        """What the tokenizer learns from: everything; of held-out files and training shards, the first shard's text.
+
+        So the tokenizer does not depend on how many shards there are.
+        """
+        if not self.held_out:
+            return self
+        files = self.files[: len(self.held_out) + 1]
+        return replace(self, files=files, size_bytes=_total_bytes(files))
+
     def documents(self, on_progress: OnProgress = no_progress, stage: str = "read") -> Iterator[Document]:
         """All documents, no two of the same text: the first key in order keeps it, so no text is in two splits.
 
+        Where files are held out, only their texts are remembered: memory does not grow with the training shards, no
+        text of theirs is in training, and a text that training shards repeat stays repeated.
         Raises JaxresearchError, naming the file, for one that cannot be read as text.
         """
         seen: set[bytes] = set()
-        done_bytes, shown = 0, 0.0
+        done_bytes, end_bytes, shown = 0, 0, 0.0
         for path in self.files:
+            held_out = path in self.held_out
+            end_bytes += path.stat().st_size if path.exists() else 0
             for key, text in self._texts(path):
                 encoded = text.encode()
                 sha256 = hashlib.sha256(encoded).digest()
                 if encoded and sha256 not in seen:
-                    seen.add(sha256)
-                    yield Document(key, text, sha256, len(encoded))
-                done_bytes += len(encoded)
-                done = min(0.99, done_bytes / max(1, self.size_bytes))  # an estimate: compressed files hold more
+                    if held_out or not self.held_out:
+                        seen.add(sha256)
+                    yield Document(key, text, sha256, len(encoded), self._split(key, held_out))
+                done_bytes = min(done_bytes + len(encoded), end_bytes)  # an estimate: compressed files hold more
+                done = min(0.99, done_bytes / max(1, self.size_bytes))
                 if done >= shown + 0.01:
                     on_progress(stage, done)
                     shown = done
         on_progress(stage, 1.0)
+
+    def _split(self, key: str, held_out: bool) -> Split:
+        if not self.held_out:
+            return split_of(key)
+        return held_out_split_of(key) if held_out else "train"
 
     def _texts(self, path: Path) -> Iterator[tuple[str, str]]:
         relative = path.relative_to(self.root).as_posix()
@@ -181,7 +211,7 @@ def _walk(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
-def _total_bytes(files: list[Path]) -> int:
+def _total_bytes(files: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in files)
 
 

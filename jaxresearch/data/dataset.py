@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.lib import format as npy
 
 from jaxresearch.data import batches
 from jaxresearch.data.cache import file_sha256, locked, sync
-from jaxresearch.data.corpus import Split
+from jaxresearch.data.corpus import OnProgress, Split, no_progress
 from jaxresearch.data.manifest import (
     BYTE_LENGTHS_FILE,
     ROWS_FOLDERS,
@@ -22,6 +20,7 @@ from jaxresearch.data.manifest import (
     TOKENIZER_FILE,
     Manifest,
 )
+from jaxresearch.data.npy import NpyWriter
 from jaxresearch.data.packing import pack
 from jaxresearch.data.shards import read_documents, read_tokens
 from jaxresearch.data.tokenizer import Tokenizer
@@ -84,6 +83,14 @@ class Corpus:
             )
         return _packed_rows(self, split, context)
 
+    def pack(self, context: int, on_progress: OnProgress = no_progress) -> None:
+        """Packs the rows of training and validation now, where they are not yet, instead of at their first use.
+
+        on_progress: called with "pack" and the part of a split that is done.
+        """
+        for split in ("train", "validation"):
+            _packed_rows(self, split, context, on_progress)
+
     def tokens(self, split: Literal["train", "validation"]) -> Iterator[np.ndarray]:
         """The split's tokens without BOS, shard by shard: uint16[n], memory-mapped."""
         if split not in ("train", "validation"):
@@ -129,7 +136,7 @@ def open_sealed_test(corpus: Corpus, context: int) -> np.ndarray:
     return _packed_rows(corpus, "test", context)
 
 
-def _packed_rows(corpus: Corpus, split: Split, context: int) -> np.ndarray:
+def _packed_rows(corpus: Corpus, split: Split, context: int, on_progress: OnProgress = no_progress) -> np.ndarray:
     if context < 1:
         raise ValueError(f"context {context} must be at least 1")
     folder = corpus.folder / ROWS_FOLDERS[split]
@@ -139,7 +146,9 @@ def _packed_rows(corpus: Corpus, split: Split, context: int) -> np.ndarray:
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder, path.name):
                 if not path.exists():
-                    _write_rows(path, _pack(corpus, split, context), context)
+                    facts = corpus.manifest.splits[split]
+                    expected = (facts.tokens + facts.documents) / (context + 1)
+                    _write_rows(path, _pack(corpus, split, context), context, expected, on_progress)
         rows = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise JaxresearchError(
@@ -156,27 +165,17 @@ def _pack(corpus: Corpus, split: Split, context: int) -> Iterator[np.ndarray]:
     return pack(read_documents(corpus.folder / SPLIT_FOLDERS[split], shards), context, corpus.tokenizer.bos)
 
 
-def _write_rows(path: Path, blocks: Iterator[np.ndarray], context: int) -> None:
-    """Streams rows into a .npy file that appears as a whole. The number of rows is known, and put in, at the end."""
+def _write_rows(
+    path: Path, blocks: Iterator[np.ndarray], context: int, expected: float, on_progress: OnProgress
+) -> None:
+    """Streams rows into a .npy file that appears as a whole. expected: roughly how many there will be."""
     draft = path.with_suffix(".draft")  # one name: the caller holds the lock, so any there is a dead process's
-    count = 0
-    with draft.open("wb") as file:
-        _write_header(file, 0, context)
+    with NpyWriter(draft, np.uint16, (context + 1,)) as file:
         for block in blocks:
-            file.write(block.tobytes())
-            count += len(block)
-        file.seek(0)
-        _write_header(file, count, context)
-        file.flush()
-        os.fsync(file.fileno())
+            file.append(block)
+            on_progress("pack", min(1.0, file.count / max(1.0, expected)))
     draft.rename(path)
     sync(path.parent)
-
-
-def _write_header(file: BinaryIO, count: int, context: int) -> None:
-    """The .npy header of uint16[count, context + 1]. NumPy leaves room in it for the first axis to grow."""
-    header = {"descr": npy.dtype_to_descr(np.dtype(np.uint16)), "fortran_order": False, "shape": (count, context + 1)}
-    npy.write_array_header_1_0(file, header)
 
 
 def _verify_rows(corpus: Corpus, split: Split, path: Path) -> None:

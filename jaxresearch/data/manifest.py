@@ -42,6 +42,22 @@ class FileFacts(BaseModel):
     sha256: str
 
 
+class HubFacts(BaseModel):
+    """Which files of which dataset: `commit` is what `revision` was; files: path -> size and SHA-256, in reading order.
+
+    held_out: the paths that validation and test come from; train: those of training text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    repo: str
+    revision: str
+    commit: str
+    held_out: tuple[str, ...]
+    train: tuple[str, ...]
+    files: dict[str, FileFacts]
+
+
 class Manifest(BaseModel):
     """name, source: what was read, and as what kind; no path, so that equal texts have equal manifests.
 
@@ -50,6 +66,7 @@ class Manifest(BaseModel):
     ignored_files: files of the folder that were no text; they were left out.
     python: the interpreter that prepared it; the standard library differs between builds.
     files: path in the folder -> size and SHA-256, for all files but this one and the packed rows.
+    hub: where the text was fetched from; None for text of this machine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +81,7 @@ class Manifest(BaseModel):
     python: str
     splits: dict[Split, SplitFacts]
     files: dict[str, FileFacts]
+    hub: HubFacts | None = None
 
     def save(self, folder: Path) -> None:
         (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,20 +21,40 @@ from jaxresearch.data.corpus import (
     no_progress,
 )
 from jaxresearch.data.dataset import Corpus
+from jaxresearch.data.hub import HUB_DATASETS, HubCorpus
 from jaxresearch.data.manifest import (
     BYTE_LENGTHS_FILE,
     SPLIT_FOLDERS,
     TOKENIZER_FILE,
     FileFacts,
+    HubFacts,
     Manifest,
     SplitFacts,
     this_python,
 )
 from jaxresearch.data.shards import ShardWriter
 from jaxresearch.data.tokenizer import Tokenizer
-from jaxresearch.errors import JaxresearchError
+from jaxresearch.errors import ConfigurationError, JaxresearchError
+
+if TYPE_CHECKING:
+    from jaxresearch.config import StudyConfig
 
 _BATCH_BYTES = 2_000_000
+
+
+def prepare_corpus(config: StudyConfig, on_progress: OnProgress = no_progress) -> Corpus:
+    """The corpus of a study, in the default cache, with the rows of the study's context packed."""
+    settings = config.corpus
+    corpus = prepare(
+        settings.source,
+        settings.vocab_size,
+        on_progress=on_progress,
+        shards=settings.shards,
+        repo=settings.repo,
+        revision=settings.revision,
+    )
+    corpus.pack(config.context, on_progress)
+    return corpus
 
 
 def prepare(
@@ -41,35 +62,77 @@ def prepare(
     vocab_size: int = 2048,
     cache_root: Path | None = None,
     on_progress: OnProgress = no_progress,
+    *,
+    shards: int = 1,
+    repo: str | None = None,
+    revision: str | None = None,
 ) -> Corpus:
     """The corpus of `source` with a tokenizer of `vocab_size`, built if the cache does not have it.
 
-    source: as `find_source` takes it. It is read and fingerprinted each time, so a changed text is another corpus.
+    source: a key of `HUB_DATASETS`, or as `find_source` takes it: then it is read and fingerprinted each time, so a
+        changed text is another corpus. A corpus of the hub is known by the SHA-256s of its files.
     cache_root: `default_cache_root()` when None.
-    on_progress: called with "read", "tokenizer" or "encode", and the part of that stage that is done.
+    on_progress: called with "fetch: ...", "read", "tokenizer" or "encode", and the part of that stage that is done.
+    shards, repo, revision: of a corpus of the hub, see `HubCorpus`.
 
     Processes that prepare the same corpus at once take turns, and the later ones find it made. Raises JaxresearchError
-    or ConfigurationError, each with one line, for text or a cache that will not do.
+    or ConfigurationError, each with one line, for text, a hub or a cache that will not do.
     """
-    found = find_source(source)
-    census = _take_census(found, on_progress)
-    census.check_size(found)
     root = default_cache_root() if cache_root is None else Path(cache_root)
-    name = f"{found.name}-{census.fingerprint.removeprefix('sha256:')[:12]}-v{vocab_size}"
-    if _is_prepared(root / name, census.fingerprint):  # before any lock, so that a read-only cache serves too
-        return Corpus.open(root / name)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        sweep(root)
-        with locked(root, name):
-            if not _is_prepared(root / name, census.fingerprint):
-                with building(root, name) as draft:
-                    _build(draft, found, census, vocab_size, on_progress)
+        if str(source) in HUB_DATASETS:
+            return _from_hub(HubCorpus(str(source), shards, repo, revision, root), vocab_size, on_progress)
+        for key, value in (("repo", repo), ("revision", revision)):
+            if value is not None:
+                raise ConfigurationError(
+                    f"corpus.{key}: {source} does not come from the hub.",
+                    fix=f"Leave it out, or choose one of {', '.join(HUB_DATASETS)} as corpus.source.",
+                )
+        return _from_files(find_source(source), root, vocab_size, on_progress)
     except OSError as error:
         raise JaxresearchError(
             f"cannot write to the cache at {root}: {error.strerror or error}.",
             fix="Make room, or point JAXRESEARCH_CACHE elsewhere.",
         ) from None
+
+
+def _from_files(found: Source, root: Path, vocab_size: int, on_progress: OnProgress) -> Corpus:
+    census = _take_census(found, on_progress)
+    census.check_size(found)
+    name = f"{found.name}-{census.fingerprint.removeprefix('sha256:')[:12]}-v{vocab_size}"
+
+    def is_prepared() -> bool:
+        return (corpus := _open_whole(root / name)) is not None and corpus.fingerprint == census.fingerprint
+
+    def build(draft: Path) -> None:
+        if _build(draft, found, vocab_size, None, on_progress) != census.fingerprint:
+            raise JaxresearchError(f"{found.location} changed while it was read.", fix="Try again when it is at rest.")
+
+    return _prepared(root, name, is_prepared, build)
+
+
+def _from_hub(hub: HubCorpus, vocab_size: int, on_progress: OnProgress) -> Corpus:
+    files = "".join(f"{facts.sha256} {path in hub.facts.held_out}\n" for path, facts in hub.facts.files.items())
+    name = f"{hub.name}-{hashlib.sha256(files.encode()).hexdigest()[:12]}-v{vocab_size}"
+
+    def is_prepared() -> bool:
+        return (corpus := _open_whole(hub.root / name)) is not None and corpus.manifest.hub == hub.facts
+
+    def build(draft: Path) -> None:
+        _build(draft, hub.source(on_progress), vocab_size, hub.facts, on_progress)
+
+    return _prepared(hub.root, name, is_prepared, build)
+
+
+def _prepared(root: Path, name: str, is_prepared: Callable[[], bool], build: Callable[[Path], None]) -> Corpus:
+    """`root/name`, built where it is not there whole."""
+    if not is_prepared():  # asked before any lock, so that a read-only cache serves too
+        root.mkdir(parents=True, exist_ok=True)
+        sweep(root)
+        with locked(root, name):
+            if not is_prepared():
+                with building(root, name) as draft:
+                    build(draft)
     return Corpus.open(root / name)
 
 
@@ -124,31 +187,33 @@ def _take_census(source: Source, on_progress: OnProgress) -> _Census:
     return census
 
 
-def _is_prepared(folder: Path, fingerprint: str) -> bool:
+def _open_whole(folder: Path) -> Corpus | None:
     try:
         corpus = Corpus.open(folder)
         corpus.check_files(sealed=True)
     except JaxresearchError:
-        return False
-    return corpus.fingerprint == fingerprint
+        return None
+    return corpus
 
 
-def _build(folder: Path, source: Source, census: _Census, vocab_size: int, on_progress: OnProgress) -> None:
-    documents = source.documents(on_progress, "tokenizer")
+def _build(folder: Path, source: Source, vocab_size: int, hub: HubFacts | None, on_progress: OnProgress) -> str:
+    """Writes the corpus, a stream from end to end, and returns its fingerprint."""
+    documents = source.sample.documents(on_progress, "tokenizer")
     tokenizer = Tokenizer.train((item.text for item in documents if item.split == "train"), vocab_size)
     tokenizer.save(folder / TOKENIZER_FILE)
     np.save(folder / BYTE_LENGTHS_FILE, tokenizer.byte_lengths)
 
     writers: dict[Split, ShardWriter] = {split: ShardWriter(folder / SPLIT_FOLDERS[split]) for split in SPLITS}
-    encoded = _Census()
-    for batch in _batches(source.documents(on_progress, "encode")):
-        for document, tokens in zip(batch, tokenizer.encode_batch([item.text for item in batch]), strict=True):
-            encoded.add(document)
-            writers[document.split].add(tokens)
-    for writer in writers.values():
-        writer.close()
-    if encoded.fingerprint != census.fingerprint:
-        raise JaxresearchError(f"{source.location} changed while it was read.", fix="Try again when it is at rest.")
+    census = _Census()
+    try:
+        for batch in _batches(source.documents(on_progress, "encode")):
+            for document, tokens in zip(batch, tokenizer.encode_batch([item.text for item in batch]), strict=True):
+                census.add(document)
+                writers[document.split].add(tokens)
+    finally:
+        for writer in writers.values():
+            writer.close()
+    census.check_size(source)
 
     Manifest(
         name=source.name,
@@ -172,7 +237,9 @@ def _build(folder: Path, source: Source, census: _Census, vocab_size: int, on_pr
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         },
+        hub=hub,
     ).save(folder)
+    return census.fingerprint
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:

@@ -7,47 +7,51 @@ Shard i of a split is `tokens-i.npy`, uint16[n], and `offsets-i.npy`, int64[docu
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jaxresearch.data.npy import NpyWriter
+
 SHARD_TOKENS = 2**26
 
 
 class ShardWriter:
-    """Writes documents in the order in which they are added; `close` writes what is left."""
+    """Streams documents to the disk in the order in which they are added; `close` ends the last shard."""
 
     def __init__(self, folder: Path, shard_tokens: int = SHARD_TOKENS) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
         self._shard_tokens = shard_tokens
-        self._pending: list[np.ndarray] = []
-        self._pending_tokens = 0
+        self._file: NpyWriter | None = None
+        self._lengths = array("q")
         self.shards: list[str] = []
         self.documents = 0
         self.tokens = 0
 
     def add(self, tokens: np.ndarray) -> None:
         """tokens: uint16[n] of one document."""
-        self._pending.append(tokens)
-        self._pending_tokens += len(tokens)
+        if self._file is None:
+            self._file = NpyWriter(self._folder / f"tokens-{len(self.shards):05d}.npy", np.uint16)
+        self._file.append(tokens)
+        self._lengths.append(len(tokens))
         self.documents += 1
         self.tokens += len(tokens)
-        if self._pending_tokens >= self._shard_tokens:
-            self._write()
+        if self._file.count >= self._shard_tokens:
+            self.close()
 
     def close(self) -> None:
-        if self._pending:
-            self._write()
-
-    def _write(self) -> None:
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        file.close()
         number = f"{len(self.shards):05d}"
-        offsets = np.cumsum([0, *map(len, self._pending)], dtype=np.int64)
-        np.save(self._folder / f"tokens-{number}.npy", np.concatenate(self._pending))
+        offsets = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)]).astype(np.int64)
         np.save(self._folder / f"offsets-{number}.npy", offsets)
         self.shards.append(number)
-        self._pending, self._pending_tokens = [], 0
+        self._lengths = array("q")
 
 
 def read_tokens(folder: Path, shards: Sequence[str]) -> Iterator[np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxresearch.budget import Budget
 from jaxresearch.data.batches import Batches
 from jaxresearch.data.dataset import Corpus
+from jaxresearch.data.prefetch import Prefetched
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest
 from jaxresearch.execution.utilisation import model_flops_utilisation
@@ -187,12 +188,12 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
     )
 
 
-def _batches(corpus: Corpus, seed: int) -> Callable[[int], Batches]:
-    def batches(length: int) -> Batches:
+def _batches(corpus: Corpus, seed: int) -> Callable[[int], Prefetched]:
+    def batches(length: int) -> Prefetched:
         if corpus.manifest.splits["train"].tokens <= length:
             reason = f"phases: seq_len {length} is longer than the training text"
             raise TrainingFailedError(reason, step=0, seconds=0.0, curve=(), timeout=False)
-        return Batches(corpus.rows("train", length), 1, seed)
+        return Prefetched(Batches(corpus.rows("train", length), 1, seed))
 
     return batches
 

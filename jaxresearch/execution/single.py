@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jaxresearch.config import StudyConfig
-from jaxresearch.data import default_cache_root, prepare
+from jaxresearch.data import default_cache_root, prepare_corpus
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, TraceFailure, run_identity
 from jaxresearch.execution.local import LocalExecutor
@@ -25,7 +25,7 @@ async def train_once(
 
     Raises `JaxresearchError` when the candidate gives no program.
     """
-    corpus = prepare(config.corpus.source, config.corpus.vocab_size, on_progress=on_preparation)
+    corpus = prepare_corpus(config, on_preparation)
     sandbox = await choose_sandbox(config.sandbox.require)
     root = default_cache_root() / "train"
     executor = LocalExecutor.create(config, corpus, sandbox, programs=root / "programs", runs=root / "runs")

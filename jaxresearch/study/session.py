@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from jaxresearch.config import StudyConfig
-from jaxresearch.data import Corpus, prepare
+from jaxresearch.data import Corpus, prepare_corpus
 from jaxresearch.execution.local import LocalExecutor
 from jaxresearch.llm_mix import parse_llms
 from jaxresearch.sandbox import choose_sandbox
@@ -128,4 +128,4 @@ async def _executor(study: Study, on_preparation: OnPreparation) -> LocalExecuto
 
 
 def _prepare(config: StudyConfig, on_preparation: OnPreparation) -> Corpus:
-    return prepare(config.corpus.source, config.corpus.vocab_size, on_progress=on_preparation)
+    return prepare_corpus(config, on_preparation)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxresearch.data import Corpus, evaluation_rows, prepare
+from jaxresearch.data import Corpus, evaluation_rows, prepare_corpus
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress
 from jaxresearch.experiment import CompletedRun, RunOutcome
@@ -50,7 +50,7 @@ def verify_study(study: Study, on_preparation: Callable[[str, float], None]) -> 
     """Raises `JaxresearchError` that names the first thing that does not agree."""
     events = study.verify()
     config = study.config
-    corpus = prepare(config.corpus.source, config.corpus.vocab_size, on_progress=on_preparation)
+    corpus = prepare_corpus(config, on_preparation)
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     runs = list(_scored_runs(study))
     programs = sorted({run.program for _, run in runs})
