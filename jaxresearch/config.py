@@ -85,10 +85,10 @@ class LLMConfig(_Part):
 
 
 class SandboxConfig(_Part):
-    """The weakest tier in which candidates may be traced."""
+    """The weakest tier in which candidates may be traced and programs may run, strongest first."""
 
-    require: Literal["bubblewrap", "subprocess"] | None = Field(
-        default=None, description="refuse to run on a weaker tier"
+    require: Literal["bubblewrap", "landlock", "bubblewrap+network", "landlock+network", "subprocess"] | None = Field(
+        default=None, description="refuse to trace or to run on a weaker tier"
     )
 
 

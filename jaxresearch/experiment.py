@@ -69,6 +69,7 @@ class CompletedRun(BaseModel):
     devices: int = 1
     jax: str
     sandbox: str
+    worker: str = Field(default="", description="the tier in which it ran; unsandboxed (why) where it had none")
     flags: tuple[str, ...] = ()
     audits: tuple[Audit, ...] = ()
     test_bpb: float | None = Field(default=None, description="on the sealed test split; None for all but confirmations")

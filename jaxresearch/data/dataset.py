@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -28,6 +29,10 @@ from jaxresearch.data.tokenizer import Tokenizer
 from jaxresearch.errors import JaxresearchError
 
 _PREPARE_AGAIN = "Delete that folder and run `jaxresearch prepare` again."
+
+
+MAX_PACKED_LENGTHS = 24
+"""Row lengths of training text that a cache keeps; one program has 16 at most."""
 
 
 class Corpus:
@@ -83,6 +88,20 @@ class Corpus:
                 f"the {split} split cannot be read as rows of the corpus.", fix="`confirm` opens it, once, at the end."
             )
         return _packed_rows(self, split, context)
+
+    def provide_rows(self, lengths: Iterable[int]) -> None:
+        """Pack training rows of each of `lengths` that the text is long enough for, so that others need only read them.
+
+        Files of the lengths longest unused make room: candidates choose lengths, and a cache must not grow with them.
+        """
+        for length in set(lengths):
+            if self.manifest.splits["train"].tokens > length:
+                self.rows("train", length)
+                with suppress(OSError):
+                    os.utime(self.folder / ROWS_FOLDERS["train"] / f"train-{length}.npy")
+        packed = sorted((self.folder / ROWS_FOLDERS["train"]).glob("train-*.npy"), key=lambda path: -_last_used(path))
+        for path in packed[MAX_PACKED_LENGTHS:]:
+            path.unlink(missing_ok=True)  # who reads it now has it open, and keeps it
 
     def tokens(self, split: Literal["train", "validation"]) -> Iterator[np.ndarray]:
         """The split's tokens without BOS, shard by shard: uint16[n], memory-mapped."""
@@ -149,6 +168,13 @@ def _packed_rows(corpus: Corpus, split: Split, context: int) -> np.ndarray:
     if rows.dtype != np.uint16 or rows.ndim != 2 or rows.shape[1] != context + 1:
         raise JaxresearchError(f"{path} does not hold rows of context {context}.", fix="Delete that file.")
     return rows
+
+
+def _last_used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _pack(corpus: Corpus, split: Split, context: int) -> Iterator[np.ndarray]:

@@ -20,6 +20,7 @@ from jaxresearch.program import stablehlo
 from jaxresearch.program.verifier import VerifiedModules
 
 _SCHEME = "sha256:"
+_FIX = "Trace the candidate again, or restore the file from a backup."
 
 
 class Manifest(BaseModel):
@@ -129,14 +130,21 @@ def store(
     return manifest
 
 
+def read_manifest(root: Path, program: str) -> Manifest:
+    """What a stored program says it is; `load` checks that it is so. Raises `JaxresearchError`."""
+    try:
+        return Manifest.model_validate_json((program_folder(root, program) / "manifest.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise JaxresearchError(f"program {program[:19]} cannot be read: {error}.", fix=_FIX) from None
+
+
 def load(root: Path, program: str) -> LoadedProgram:
     """Read a stored program back, checking that it is the one that its name says. Raises `JaxresearchError`."""
-    folder = program_folder(root, program)
-    fix = "Trace the candidate again, or restore the file from a backup."
+    folder, fix = program_folder(root, program), _FIX
+    manifest = read_manifest(root, program)
     try:
-        manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
         blobs = {name: (folder / name).read_bytes() for name in manifest.artefacts}
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise JaxresearchError(f"program {program[:19]} cannot be read: {error}.", fix=fix) from None
     for name, digest in manifest.artefacts.items():
         if _SCHEME + hashlib.sha256(blobs[name]).hexdigest() != digest:
