@@ -14,9 +14,9 @@ from jaxresearch.data.manifest import MANIFEST_FILE, ROWS_FOLDERS, SEALED
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.process import Confinement, WorkerProcess, worker_environment
 from jaxresearch.execution.worker import WorkerSettings
+from jaxresearch.levels import meets
 from jaxresearch.program.program import read_manifest
 from jaxresearch.sandbox.confinement import Box, installation
-from jaxresearch.sandbox.tiers import meets
 from jaxresearch.sandbox.worker_tier import WorkerTier, choose_worker_tier
 
 _SCRATCH_BYTES = 2**30
@@ -47,7 +47,7 @@ class WorkerHouse:
         Raises `JaxresearchError` when it does not start, or not in the tier that is required.
         """
         if self.tier is None:
-            accelerators = _has_accelerators()
+            accelerators = has_accelerators()
             self.tier = await choose_worker_tier(self._require, network=self._network, accelerators=accelerators)
         await asyncio.to_thread(self._prepare, sealed)
         if self.tier.tier == "subprocess":
@@ -121,7 +121,7 @@ class WorkerHouse:
         given = [Path(p).resolve() for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
         paths = [*given, *([] if package.parent in _site_packages() else [package.parent])]
         libraries = [Path(p) for p in environment.get("LD_LIBRARY_PATH", "").split(os.pathsep) if p]
-        accelerators = _has_accelerators()
+        accelerators = has_accelerators()
         libraries += map(Path, _DRIVER_FOLDERS) if accelerators else []
         assert self.tier is not None
         scratch = "/tmp" if self.tier.tier == "bubblewrap" else str(self._scratch)
@@ -158,7 +158,8 @@ def _corpus_files(folder: Path, sealed: bool) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def _has_accelerators() -> bool:
+def has_accelerators() -> bool:
+    """Whether a worker here must be given device nodes: some are there, and jax is not told to use the CPU."""
     nodes = any(any(Path("/dev").glob(name)) for name in _DEVICE_NODES)
     return nodes and os.environ.get("JAX_PLATFORMS", "").split(",")[0] != "cpu"
 

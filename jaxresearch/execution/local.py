@@ -72,6 +72,7 @@ class LocalExecutor:
             program_bytes=config.limits.program_bytes,
             constant_bytes=config.limits.constant_bytes,
             parameters=config.limits.parameters,
+            attribute_bytes=config.limits.attribute_bytes,
         )
         keep_awake = config.execution.keep_awake_programs
         return cls(settings, config.limits, sandbox, keep_awake, require=config.sandbox.require)
@@ -212,9 +213,7 @@ class LocalExecutor:
     async def _awake(self, *, sealed: bool = False) -> WorkerProcess:
         """The worker, or a fresh one. The caller holds the lock. sealed: one that may read the sealed test split."""
         if self._worker is not None and (
-            not self._worker.alive
-            or len(self._worker.programs) >= self._keep_awake
-            or self._worker_is_sealed != sealed
+            not self._worker.alive or len(self._worker.programs) >= self._keep_awake or self._worker_is_sealed != sealed
         ):
             await self._worker.kill()
             self._worker = None

@@ -16,9 +16,9 @@ from typing import IO, Any
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress
 from jaxresearch.execution.worker import WorkerSettings
+from jaxresearch.levels import Tier
 from jaxresearch.sandbox.confinement import Box, confined
 from jaxresearch.sandbox.isolation import end_process
-from jaxresearch.sandbox.tiers import Tier
 
 _START_SECONDS = 300.0
 _LINE_BYTES = 64 * 2**20

@@ -151,9 +151,14 @@ def load(root: Path, program: str) -> LoadedProgram:
             raise JaxresearchError(f"program {program[:19]}: {name} is damaged.", fix=fix)
     names = ["init", *(f"train_step_{i}" for i in range(len(manifest.phases))), "logits"]
     modules = [stablehlo.parse(blobs[f"{name}.mlirbc"]) for name in names]
-    if manifest.jax == jax.__version__:
-        found = program_name([module.text for module in modules], manifest.traced, manifest.phases)
-        if found != program:
-            raise JaxresearchError(f"program {program[:19]} is stored under a name that is not its own.", fix=fix)
+    found = program_name([module.text for module in modules], manifest.traced, manifest.phases)
+    if found != program and manifest.jax != jax.__version__:
+        # Its word that another jax stored it is no reason to believe it: whoever exchanged it could write that too.
+        raise JaxresearchError(
+            f"program {program[:19]} was stored by jax {manifest.jax}, and jax {jax.__version__} reads it differently.",
+            fix=f"Use jax {manifest.jax} for this study, or start another one.",
+        )
+    if found != program:
+        raise JaxresearchError(f"program {program[:19]} is stored under a name that is not its own.", fix=fix)
     init, *steps, logits = (stablehlo.to_exported(module, manifest.platform) for module in modules)
     return LoadedProgram(manifest, init, tuple(steps), logits)

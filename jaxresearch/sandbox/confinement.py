@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.levels import Tier
 from jaxresearch.sandbox.seccomp import system_call_filter
-from jaxresearch.sandbox.tiers import Tier
 
 _LANDLOCK = Path(__file__).with_name("landlock.py")
 _REAPER = Path(__file__).with_name("reaper.py")

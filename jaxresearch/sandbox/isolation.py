@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.levels import Tier
 from jaxresearch.sandbox.confinement import Box, confined, installation
-from jaxresearch.sandbox.tiers import Tier
 
 LOG_BYTES = 65_536
 _TREE = "/candidate"

@@ -4,6 +4,7 @@ A process that makes a session of its own leaves its group, and is ours again as
 `python -I -S reaper.py COMMAND ...`. Linux only. Standard library only.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -54,10 +55,8 @@ def _end_children() -> None:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         for child in _children():
-            try:
+            with contextlib.suppress(OSError):
                 os.kill(child, signal.SIGKILL)
-            except OSError:
-                pass
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.levels import TIERS, Tier, meets
 from jaxresearch.sandbox.isolation import Sandbox
-from jaxresearch.sandbox.tiers import TIERS, Tier, meets
 
 _PROBE = Path(__file__).with_name("probe.py")
 _HELD_BY_ALL = (

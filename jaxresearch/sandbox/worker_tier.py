@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxresearch.levels import TIERS, Level, Tier, level_of, meets
 from jaxresearch.sandbox.selftest import examine, unmet
-from jaxresearch.sandbox.tiers import TIERS, Level, Tier, level_of, meets
 
 
 @dataclass(frozen=True)

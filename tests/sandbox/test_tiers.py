@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.levels import TIERS, stricter
 from jaxresearch.sandbox import Sandbox, choose_sandbox, choose_worker_tier, examine_tiers, write_tree
 from jaxresearch.sandbox.seccomp import system_call_filter
 from jaxresearch.sandbox.selftest import examine
-from jaxresearch.sandbox.tiers import TIERS, stricter
 from tests.laboratory import ROOT
 
 
@@ -75,7 +75,9 @@ def test_a_worker_with_the_network_is_in_a_weaker_tier_that_has_a_name(runner, t
     needs_a_tier_that_holds(tier)
     found = runner.run(choose_worker_tier(network=True))
     assert str(found) == f"{tier}+network"
-    with pytest.raises(JaxresearchError, match=f"sandbox.require: {tier} is required, and the worker would not have it"):
+    with pytest.raises(
+        JaxresearchError, match=f"sandbox.require: {tier} is required, and the worker would not have it"
+    ):
         runner.run(choose_worker_tier(tier, network=True))
     assert runner.run(choose_worker_tier(f"{tier}+network", network=True)) == found
 
@@ -84,8 +86,12 @@ def test_a_machine_without_any_tier_says_what_each_lacks(runner, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr("jaxresearch.sandbox.confinement.system_call_filter", lambda **_: None)
     found = runner.run(choose_worker_tier())
-    assert str(found).startswith("unsandboxed (bubblewrap: bwrap is not installed; landlock: it does not start: there is")
-    with pytest.raises(JaxresearchError, match="landlock is required, and tracing would not have it here: bubblewrap: "):
+    assert str(found).startswith(
+        "unsandboxed (bubblewrap: bwrap is not installed; landlock: it does not start: there is"
+    )
+    with pytest.raises(
+        JaxresearchError, match="landlock is required, and tracing would not have it here: bubblewrap: "
+    ):
         runner.run(choose_sandbox("landlock"))
     assert runner.run(choose_sandbox("subprocess")).tier == "subprocess"
 
