@@ -190,7 +190,7 @@ def test_hang_trace(strict, monkeypatch):
     assert outcome.verdict is Verdict.TIMEOUT
     assert outcome.reason == "tracing took longer than 2 s"
     assert time.monotonic() - started < 10
-    assert not processes_named("/tracer.py")
+    assert not processes_named(str(ROOT / "jaxresearch/program/tracer.py"))
 
 
 def test_memory_bomb(strict):
