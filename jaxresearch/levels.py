@@ -29,17 +29,16 @@ def level_of(tier: Tier, *, network: bool) -> Level:
 
 def meets(level: Level, require: str | None) -> bool:
     """Whether `level` is as strong as `require`; None asks for nothing."""
-    return require is None or LEVELS.index(level) <= LEVELS.index(_known(require))
+    return require is None or LEVELS.index(level) <= _rank(require)
 
 
 def stricter(first: str | None, second: str | None) -> Level | None:
     """The stronger of two requirements; None is none."""
-    named = [_known(each) for each in (first, second) if each is not None]
-    return min(named, key=LEVELS.index, default=None)
+    named = [_rank(each) for each in (first, second) if each is not None]
+    return LEVELS[min(named)] if named else None
 
 
-def _known(level: str) -> Level:
-    found = next((each for each in LEVELS if each == level), None)
-    if found is None:
+def _rank(level: str) -> int:
+    if level not in LEVELS:
         raise JaxresearchError(f"sandbox.require: {level!r} is no tier.", fix=f"One of {', '.join(LEVELS)}.")
-    return found
+    return LEVELS.index(level)

@@ -72,6 +72,9 @@ _SOCKETS = {
         "socketpair": 199, "accept4": 242, "sendmmsg": 269,
     },
 }  # fmt: skip
+_FAMILIES = (1, 2, 10, 16)
+"""Kinds of sockets that a network namespace holds: UNIX, IPv4, IPv6, netlink. It does not hold those to the host of a
+virtual machine (vsock), for one."""
 _ON_ITSELF = {
     "x86_64": {"prlimit64": 302, "sched_setaffinity": 203},
     "aarch64": {"prlimit64": 261, "sched_setaffinity": 122},
@@ -112,6 +115,16 @@ def system_call_filter(*, processes: bool = False, confined: bool = False, netwo
         program += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _FAIL | errno.ENOSYS)]
     for number in sorted(denied):
         program += [(_EQUAL, 0, 1, number), fail]
+    if not confined or network:
+        families = [(_EQUAL, len(_FAMILIES) - index, 0, family) for index, family in enumerate(_FAMILIES)]
+        socket = _SOCKETS[name]["socket"]
+        program += [
+            (_EQUAL, 0, len(families) + 3, socket),
+            _argument(0),
+            *families,
+            fail,
+            (_LOAD, 0, 0, _NUMBER_OFFSET),
+        ]
     if confined:
         for number in _ON_ITSELF[name].values():
             program += [(_EQUAL, 0, 4, number), _argument(0), (_EQUAL, 1, 0, 0), fail, (_LOAD, 0, 0, _NUMBER_OFFSET)]

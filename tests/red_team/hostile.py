@@ -194,6 +194,7 @@ TRIALS = {
     "dns": lambda: socket.getaddrinfo("example.com", 80),
     "abstract socket": lambda: connect(socket.SOCK_STREAM, ABSTRACT, socket.AF_UNIX),
     "path socket": lambda: connect(socket.SOCK_STREAM, UNIX_SOCKET, socket.AF_UNIX),
+    "vsock": lambda: socket.socket(40, socket.SOCK_STREAM).close(),
     "docker": lambda: readable("/var/run/docker.sock", "/run/docker.sock"),
     "signal": kill_parent,
     "limits of the parent": limit_parent,

@@ -90,7 +90,7 @@ def test_data_read(found):
 
 
 def test_tcp_udp_dns_unix_socket(found):
-    assert_denied(found, "tcp", "udp", "dns", "abstract socket", "path socket")
+    assert_denied(found, "tcp", "udp", "dns", "abstract socket", "path socket", "vsock")
     assert_nothing(found, "interfaces", "docker")
 
 
