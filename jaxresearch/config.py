@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from jaxresearch.budget import Budget
 from jaxresearch.errors import ConfigurationError
+from jaxresearch.levels import Level, stricter
 from jaxresearch.proposal import Scalar
 
 
@@ -90,11 +91,9 @@ class LLMConfig(_Part):
 
 
 class SandboxConfig(_Part):
-    """The weakest tier in which candidates may be traced."""
+    """The weakest tier in which candidates may be traced and programs may run, strongest first."""
 
-    require: Literal["bubblewrap", "subprocess"] | None = Field(
-        default=None, description="refuse to run on a weaker tier"
-    )
+    require: Level | None = Field(default=None, description="refuse to trace or to run on a weaker tier")
 
 
 class LimitsConfig(_Part):
@@ -107,6 +106,9 @@ class LimitsConfig(_Part):
     train_seconds: float = Field(default=7200, gt=0, description="wall cap of a run before the baseline is known")
     program_bytes: int = Field(default=2_000_000, gt=0, description="of a program's StableHLO")
     constant_bytes: int = Field(default=65_536, ge=0, description="of all constants in a program")
+    attribute_bytes: int = Field(
+        default=65_536, ge=0, description="of all numbers in a program's attributes; 12 layers have 16,000"
+    )
     parameters: int = Field(default=1_000_000_000, gt=0, description="that the logits may read")
     memory_bytes: int = Field(
         default=16_000_000_000, gt=0, description="address space of the tracing process; at most the machine's memory"
@@ -160,6 +162,11 @@ class StudyConfig(_Part):
     def evaluation_text(self) -> str:
         """The part of a run's identity that says how it is scored."""
         return f"context={self.context} tokens={self.evaluation.tokens} batch={self.evaluation.batch}"
+
+    def requiring(self, level: str | None) -> Self:
+        """These settings, asking for `level` too: an option may tighten what a study requires, never loosen it."""
+        required = stricter(self.sandbox.require, level)
+        return self.model_copy(update={"sandbox": self.sandbox.model_copy(update={"require": required})})
 
     @field_validator("budget")
     @classmethod

@@ -83,6 +83,7 @@ class CompletedRun(BaseModel):
     jax: str
     attention: str = Field(default="", description="what computes it: `cudnn`, or `xla` and why not a kernel")
     sandbox: str
+    worker: str = Field(default="", description="the tier in which it ran; unsandboxed (why) where it had none")
     flags: tuple[str, ...] = ()
     audits: tuple[Audit, ...] = ()
     test_bpb: float | None = Field(default=None, description="on the sealed test split; None for all but confirmations")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from jaxresearch.config import StudyConfig, TournamentConfig, load_config
 from jaxresearch.errors import ConfigurationError
+from jaxresearch.levels import LEVELS
 
 
 class Output:
@@ -63,6 +64,16 @@ def config_options(command: Callable) -> Callable:
         return command(*args, **kwargs)
 
     return wrapper
+
+
+def sandbox_option(command: Callable) -> Callable:
+    """--require-sandbox; the command receives `require_sandbox`."""
+    return click.option(
+        "--require-sandbox",
+        type=click.Choice(LEVELS),
+        metavar="LEVEL",
+        help=f"Refuse to trace or to run in anything weaker; strongest first: {', '.join(LEVELS)}.",
+    )(command)
 
 
 def make_config(config_file: Path | None, settings: tuple[str, ...], **options: object) -> StudyConfig:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxresearch.cli.app import INTERRUPTED
-from jaxresearch.cli.common import Output, config_options, make_tournament_config, output_options
+from jaxresearch.cli.common import Output, config_options, make_tournament_config, output_options, sandbox_option
 from jaxresearch.cli.live import StudyDisplay
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.study.history import History
@@ -40,6 +40,7 @@ from jaxresearch.tournament.plan import Arm
 @click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
 @click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls, of one arm in one repeat.")
 @click.option("--tournament", "folder", type=click.Path(path_type=Path), help="Its folder; the same one again goes on.")
+@sandbox_option
 @config_options
 @output_options
 def compare(
@@ -57,6 +58,7 @@ def compare(
     slots: int | None,
     max_cost: float | None,
     folder: Path | None,
+    require_sandbox: str | None,
     config_file: Path | None,
     settings: tuple[str, ...],
     output: Output,
@@ -88,6 +90,7 @@ def compare(
         seed=seed,
         slots=slots,
         max_cost=max_cost,
+        sandbox__require=require_sandbox,
     )
     chosen, notes = make_arms(config, installed_strategies().keys())
     if len(chosen) < 2:

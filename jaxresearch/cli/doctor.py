@@ -27,7 +27,8 @@ _KEY = re.compile(r"[A-Z0-9_]+_API_KEY")
 def doctor(output: Output) -> None:
     """Check devices, sandbox tiers, caches, versions and provider keys (names only)."""
     from jaxresearch.data import default_cache_root
-    from jaxresearch.sandbox import examine_tiers
+    from jaxresearch.execution.housing import has_accelerators
+    from jaxresearch.sandbox import choose_worker_tier, examine_tiers
 
     cache = default_cache_root()
     facts: dict[str, Any] = {
@@ -44,6 +45,8 @@ def doctor(output: Output) -> None:
     }
     tier = next((report["tier"] for report in facts["sandbox"] if report["works"]), None)
     facts["sandbox_tier"] = tier
+    for key, network in (("worker_tier", False), ("worker_tier_with_network", True)):
+        facts[key] = str(asyncio.run(choose_worker_tier(network=network, accelerators=has_accelerators())))
     output.result(facts, lambda console: _show(console, facts))
 
 
@@ -58,6 +61,7 @@ def _show(console: Console, facts: dict[str, Any]) -> None:
         mark = "works" if report["works"] else "fails"
         line("sandbox", f"{report['tier']}: {mark}; {report['detail']}. {report['fix']}".rstrip())
     line("", f"candidates will be traced in: {facts['sandbox_tier']}")
+    line("", f"programs will run in: {facts['worker_tier']}; on several machines: {facts['worker_tier_with_network']}")
     cache = facts["cache"]
     state = "writable" if cache["writable"] else "NOT writable; point JAXRESEARCH_CACHE elsewhere"
     line("cache", f"{cache['folder']} ({cache['bytes'] / 1e6:,.0f} MB, {state})")

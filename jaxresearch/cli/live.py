@@ -40,7 +40,7 @@ class Display:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._said = ""
+        self._said, self._warned_of_worker = "", False
         self.live = output.progress.is_terminal and not output.quiet
         columns = (TextColumn("  {task.description}", markup=False), BarColumn(24), TimeElapsedColumn())
         self._progress = Progress(*columns, console=output.progress, transient=True, disable=not self.live)
@@ -76,9 +76,15 @@ class Display:
 
     def warn_of(self, sandbox: str) -> None:
         """Say loudly that candidates are traced in a tier that stops no attacker."""
-        if sandbox != "bubblewrap":
+        if sandbox == "subprocess":
             text = f"WARNING: sandbox tier {sandbox}: a candidate's code can read your files and reach the network. "
             self._output.progress.print(text + "Install bubblewrap; see `jaxresearch doctor`.", style="bold yellow")
+
+    def warn_of_worker(self, worker: str) -> None:
+        """Say once why the process that runs programs has our rights, where it does."""
+        if worker.startswith("unsandboxed") and not self._warned_of_worker:
+            self._warned_of_worker = True
+            self._output.progress.print(f"WARNING: worker {worker}.", style="bold yellow", markup=False)
 
     def clear(self) -> None:
         if self._task is not None:
@@ -131,6 +137,7 @@ class StudyDisplay(Display):
                 self.show(f"run {event.number} {event.seed}", f"seed {event.seed}: starting", None)
             case RunFinished():
                 self.clear()
+                self.warn_of_worker(getattr(event.outcome, "worker", ""))
                 shared = f"; same as experiment {event.shared_from}" if event.shared_from is not None else ""
                 self._line(f"{outcome_text(event.outcome)}{shared}")
             case Decided():

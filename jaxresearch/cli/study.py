@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from jaxresearch.cli.app import INTERRUPTED
-from jaxresearch.cli.common import Output, config_options, make_config, output_options
+from jaxresearch.cli.common import Output, config_options, make_config, output_options, sandbox_option
 from jaxresearch.cli.live import Display, StudyDisplay
 from jaxresearch.cli.show import print_study
 from jaxresearch.errors import ConfigurationError
@@ -36,6 +36,7 @@ from jaxresearch.errors import ConfigurationError
     help="A program.md: goals, taboos and ideas for the strategy.",
 )
 @click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
+@sandbox_option
 @config_options
 @output_options
 def run(
@@ -52,6 +53,7 @@ def run(
     folder: Path | None,
     devices: int | None,
     instructions: Path | None,
+    require_sandbox: str | None,
     config_file: Path | None,
     settings: tuple[str, ...],
     output: Output,
@@ -73,6 +75,7 @@ def run(
         max_cost=max_cost,
         execution__devices=devices,
         execution__executor=executor,
+        sandbox__require=require_sandbox,
     )
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     with Display(output) as display:
@@ -86,13 +89,14 @@ def run(
 @click.command(epilog="Example: jaxresearch resume studies/mine")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--llm", metavar="MODEL", help="Another model for what is left.")
+@sandbox_option
 @output_options
-def resume(study: Path, llm: str | None, output: Output) -> int:
+def resume(study: Path, llm: str | None, require_sandbox: str | None, output: Output) -> int:
     """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider."""
-    return _drive(study, llm, output)
+    return _drive(study, llm, output, require_sandbox)
 
 
-def _drive(folder: Path, llm: str | None, output: Output) -> int:
+def _drive(folder: Path, llm: str | None, output: Output, require_sandbox: str | None = None) -> int:
     from jaxresearch.study.session import drive
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import status_object
@@ -100,7 +104,8 @@ def _drive(folder: Path, llm: str | None, output: Output) -> int:
     study = Study.open(folder)
     try:
         with StudyDisplay(output) as display:
-            ending = asyncio.run(drive(study, display, llm=llm, on_preparation=display.preparing))
+            going = drive(study, display, llm=llm, require_sandbox=require_sandbox, on_preparation=display.preparing)
+            ending = asyncio.run(going)
         history = study.refresh()
         output.result(status_object(history, str(folder)), lambda console: print_study(console, history, folder))
     finally:

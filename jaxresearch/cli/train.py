@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from jaxresearch.cli.common import Output, config_options, make_config, output_options
+from jaxresearch.cli.common import Output, config_options, make_config, output_options, sandbox_option
 from jaxresearch.cli.live import RunDisplay
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
@@ -24,6 +24,7 @@ from jaxresearch.subjects import load_subject
 @click.option("--study", type=click.Path(path_type=Path), help="Run an experiment of this study, with its settings.")
 @click.option("--experiment", type=click.IntRange(0), help="Which one; the best kept when left out.")
 @click.option("--devices", type=click.IntRange(1), help="Devices that the run is spread over.")
+@sandbox_option
 @config_options
 @output_options
 def train(
@@ -33,6 +34,7 @@ def train(
     study: Path | None,
     experiment: int | None,
     devices: int | None,
+    require_sandbox: str | None,
     config_file: Path | None,
     settings: tuple[str, ...],
     output: Output,
@@ -50,9 +52,11 @@ def train(
         config = make_config(config_file, settings, budget=budget, corpus__source=corpus, execution__devices=devices)
         candidate = load_subject(config.subject.source, config.subject.hyperparameters)
     with RunDisplay(output) as display:
+        config = config.requiring(require_sandbox)
         outcome = asyncio.run(train_once(config, candidate, seed, display.preparing, display.update))
         if isinstance(outcome, CompletedRun):
             display.warn_of(outcome.sandbox)
+            display.warn_of_worker(outcome.worker)
     if not isinstance(outcome, CompletedRun):
         raise JaxresearchError(f"{outcome.verdict}: {outcome.reason}.", fix="Nothing was scored.")
     facts = outcome.model_dump(mode="json", exclude={"status"})
@@ -61,7 +65,7 @@ def train(
         for key in (
             "val_bpb", "loss", "steps", "tokens", "train_seconds", "compile_seconds", "eval_seconds",
             "tokens_per_second", "mfu", "parameters", "peak_memory_bytes", "budget", "seed", "device", "attention",
-            "sandbox", "flags",
+            "sandbox", "worker", "flags",
         ):  # fmt: skip
             if facts[key] is None:
                 continue

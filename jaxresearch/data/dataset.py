@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -27,6 +29,10 @@ from jaxresearch.data.tokenizer import Tokenizer
 from jaxresearch.errors import JaxresearchError
 
 _PREPARE_AGAIN = "Delete that folder and run `jaxresearch prepare` again."
+
+
+MAX_PACKED_LENGTHS = 24
+"""Row lengths of training text that a cache keeps; one program has 16 at most."""
 
 
 class Corpus:
@@ -90,6 +96,20 @@ class Corpus:
         """
         for split in ("train", "validation"):
             _packed_rows(self, split, context, on_progress)
+
+    def provide_rows(self, lengths: Iterable[int]) -> None:
+        """Pack training rows of each of `lengths` that the text is long enough for, so that others need only read them.
+
+        Files of the lengths longest unused make room: candidates choose lengths, and a cache must not grow with them.
+        """
+        for length in set(lengths):
+            if self.manifest.splits["train"].tokens > length:
+                self.rows("train", length)
+                with suppress(OSError):
+                    os.utime(self.folder / ROWS_FOLDERS["train"] / f"train-{length}.npy")
+        packed = sorted((self.folder / ROWS_FOLDERS["train"]).glob("train-*.npy"), key=lambda path: -_last_used(path))
+        for path in packed[MAX_PACKED_LENGTHS:]:
+            path.unlink(missing_ok=True)  # who reads it now has it open, and keeps it
 
     def tokens(self, split: Literal["train", "validation"]) -> Iterator[np.ndarray]:
         """The split's tokens without BOS, shard by shard: uint16[n], memory-mapped."""
@@ -158,6 +178,13 @@ def _packed_rows(corpus: Corpus, split: Split, context: int, on_progress: OnProg
     if rows.dtype != np.uint16 or rows.ndim != 2 or rows.shape[1] != context + 1:
         raise JaxresearchError(f"{path} does not hold rows of context {context}.", fix="Delete that file.")
     return rows
+
+
+def _last_used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _pack(corpus: Corpus, split: Split, context: int) -> Iterator[np.ndarray]:

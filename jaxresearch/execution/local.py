@@ -17,10 +17,12 @@ from pydantic import TypeAdapter
 
 from jaxresearch.config import LimitsConfig, StudyConfig
 from jaxresearch.data import Corpus, default_cache_root, unigram_bpb
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate, TraceFailure
+from jaxresearch.execution.housing import WorkerHouse
 from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError, WorkerProcess
 from jaxresearch.execution.worker import VerifyRequest, WorkerSettings
-from jaxresearch.experiment import FailedRun, RunOutcome, Verdict
+from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.program.program import Manifest
 from jaxresearch.program.tracing import TracedModules, trace
 from jaxresearch.proposal import Candidate, Hyperparameter, Scalar
@@ -53,15 +55,25 @@ def worker_settings(config: StudyConfig, corpus: Corpus, *, programs: Path, runs
         program_bytes=config.limits.program_bytes,
         constant_bytes=config.limits.constant_bytes,
         parameters=config.limits.parameters,
+        attribute_bytes=config.limits.attribute_bytes,
     )
 
 
 class LocalExecutor:
     """Traces and runs one thing at a time. The worker is replaced after a crash, a kill, or many programs."""
 
-    def __init__(self, settings: WorkerSettings, limits: LimitsConfig, sandbox: Sandbox, keep_awake: int = 32) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        limits: LimitsConfig,
+        sandbox: Sandbox,
+        keep_awake: int = 32,
+        require: str | None = None,
+    ) -> None:
         self._settings, self._limits, self._sandbox, self._keep_awake = settings, limits, sandbox, keep_awake
+        self._house = WorkerHouse(settings, require=require)
         self._worker: WorkerProcess | None = None
+        self._worker_is_sealed = False
         self._lock = asyncio.Lock()
         self._known = _KnownTraces()
 
@@ -82,14 +94,15 @@ class LocalExecutor:
         """
         settings = worker_settings(config, corpus, programs=programs, runs=runs)
         settings = settings.model_copy(update={"checkpoint_seconds": checkpoint_seconds})
-        return cls(settings, config.limits, sandbox, config.execution.keep_awake_programs)
+        keep_awake = config.execution.keep_awake_programs
+        return cls(settings, config.limits, sandbox, keep_awake, require=config.sandbox.require)
 
     async def trace(self, candidate: Candidate) -> TracedCandidate | TraceFailure:
         known = self._known.find(candidate)
         if known is not None:
             return known
         worker = await self._ready_worker()
-        scratch = Path(tempfile.mkdtemp(prefix="jaxresearch-trace-"))
+        scratch = Path(tempfile.mkdtemp(prefix="trace-", dir=self._house.inbox))
         try:
             tree = scratch / "tree"
             tree.mkdir()
@@ -172,6 +185,10 @@ class LocalExecutor:
             )
 
         try:
+            await self._house.provide_rows(request.program)
+        except JaxresearchError as error:
+            return failed(Verdict.INFRASTRUCTURE, str(error))
+        try:
             answer = await self._ask_to_run(request, limits, watch)
         except StageTimeoutError as error:
             return failed(Verdict.TIMEOUT, f"{error}; the worker was killed")
@@ -179,7 +196,10 @@ class LocalExecutor:
             return failed(Verdict.CRASH, f"the worker died while it did {stage}: {error}")
         except WorkerFailedError as error:
             return failed(Verdict.INFRASTRUCTURE, str(error))
-        return _OUTCOME.validate_python(answer)
+        outcome = _OUTCOME.validate_python(answer)
+        if isinstance(outcome, CompletedRun):
+            return outcome.model_copy(update={"worker": str(self._house.tier or "")})
+        return outcome
 
     async def _ask_to_run(
         self, request: RunRequest, limits: dict[str, float], watch: Callable[[RunProgress], None]
@@ -199,7 +219,8 @@ class LocalExecutor:
 
         async with self._lock:
             while True:
-                worker = await self._awake()  # under the lock: the run before may have cost the worker its life
+                # under the lock: the run before may have cost the worker its life
+                worker = await self._awake(sealed=request.split == "test")
                 worker.programs.add(request.program)
                 before = sealed(folder)
                 try:
@@ -217,13 +238,16 @@ class LocalExecutor:
         async with self._lock:
             return await self._awake()
 
-    async def _awake(self) -> WorkerProcess:
-        """The worker, or a fresh one. The caller holds the lock."""
-        if self._worker is not None and (not self._worker.alive or len(self._worker.programs) >= self._keep_awake):
+    async def _awake(self, *, sealed: bool = False) -> WorkerProcess:
+        """The worker, or a fresh one. The caller holds the lock. sealed: one that may read the sealed test split."""
+        if self._worker is not None and (
+            not self._worker.alive or len(self._worker.programs) >= self._keep_awake or self._worker_is_sealed != sealed
+        ):
             await self._worker.kill()
             self._worker = None
         if self._worker is None:
-            self._worker = await WorkerProcess.start(self._settings)
+            self._worker = await self._house.start(sealed=sealed)
+            self._worker_is_sealed = sealed
         return self._worker
 
     async def facts(self) -> dict[str, str | int]:
@@ -234,6 +258,7 @@ class LocalExecutor:
         if self._worker is not None:
             await self._worker.kill()
             self._worker = None
+        self._house.close()
 
 
 @dataclass

@@ -10,11 +10,15 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import IO, Any
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress
 from jaxresearch.execution.worker import WorkerSettings
+from jaxresearch.levels import Tier
+from jaxresearch.sandbox.confinement import Box, confined
+from jaxresearch.sandbox.isolation import end_process
 
 _START_SECONDS = 300.0
 _LINE_BYTES = 64 * 2**20
@@ -53,29 +57,47 @@ def worker_environment() -> dict[str, str]:
     return {**_HUGE_PAGES, **kept, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
+@dataclass(frozen=True)
+class Confinement:
+    """The tier that a worker is started in, and what it is given there."""
+
+    tier: Tier
+    box: Box
+
+
 class WorkerProcess:
     """One running worker. `facts` says device, platform, threads and the version of jax."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: IO[bytes], facts: dict[str, Any]) -> None:
-        self._process, self._log, self.facts = process, log, facts
+    def __init__(
+        self, process: asyncio.subprocess.Process, log: IO[bytes], facts: dict[str, Any], *, reaped: bool
+    ) -> None:
+        self._process, self._log, self.facts, self._reaped = process, log, facts, reaped
         self.programs: set[str] = set()
 
     @classmethod
-    async def start(cls, settings: WorkerSettings) -> WorkerProcess:
+    async def start(cls, settings: WorkerSettings, confinement: Confinement | None = None) -> WorkerProcess:
+        """A worker that has said its facts; confined, or with our rights. Raises `JaxresearchError`."""
+        command = [sys.executable, "-m", "jaxresearch.execution.worker", settings.model_dump_json()]
         log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "jaxresearch.execution.worker",
-            settings.model_dump_json(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-            env=worker_environment(),
-            start_new_session=True,
-            limit=_LINE_BYTES,
-        )
-        worker = cls(process, log, {})
+        with contextlib.ExitStack() as stack:
+            descriptors, environment = (), worker_environment()
+            if confinement is not None:
+                command.insert(1, "-P")
+                environment = dict(confinement.box.environment)
+                command, descriptors = stack.enter_context(confined(confinement.tier, confinement.box, command))
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                cwd=None if confinement is None else "/",
+                start_new_session=True,
+                pass_fds=descriptors,
+                limit=_LINE_BYTES,
+            )
+        reaped = confinement is not None and confinement.tier == "landlock" and confinement.box.accelerators
+        worker = cls(process, log, {}, reaped=reaped)
         try:
             worker.facts = await worker._answer({"start": _START_SECONDS}, "start", lambda _: None)
         except (WorkerDiedError, WorkerFailedError, StageTimeoutError) as error:
@@ -142,12 +164,12 @@ class WorkerProcess:
         self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, self._log.tell() - 4096))
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        killer = -status if status < 0 else status - 128  # bubblewrap and the reaper pass it on as shells do
+        killed = killer in {each.value for each in signal.Signals}
+        how = f"killed by {signal.Signals(killer).name}" if killed else f"exit status {status}"
         return f"{how}{'; ' + lines[-1][:300] if lines else ''}"
 
     async def kill(self) -> None:
         """End the worker and all that it started, now."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
+        await end_process(self._process, reaped=self._reaped)
         self._log.close()

@@ -52,6 +52,7 @@ class WorkerSettings(BaseModel):
     program_bytes: int
     constant_bytes: int
     parameters: int
+    attribute_bytes: int = 65_536
     checkpoint_seconds: float | None = None
 
 
@@ -174,7 +175,9 @@ class _Worker:
                 phases=request.phases,
                 metrics=request.metrics,
                 wanted=wanted,
-                limits=ProgramLimits(settings.program_bytes, settings.constant_bytes, settings.parameters),
+                limits=ProgramLimits(
+                    settings.program_bytes, settings.constant_bytes, settings.parameters, settings.attribute_bytes
+                ),
             )
         except InvalidProgramError as error:
             return {"refused": str(error)}

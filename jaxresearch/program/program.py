@@ -21,6 +21,7 @@ from jaxresearch.program.fused import Kernel, settle_attention
 from jaxresearch.program.verifier import VerifiedModules
 
 _SCHEME = "sha256:"
+_FIX = "Trace the candidate again, or restore the file from a backup."
 
 
 class Manifest(BaseModel):
@@ -132,27 +133,39 @@ def store(
     return manifest
 
 
+def read_manifest(root: Path, program: str) -> Manifest:
+    """What a stored program says it is; `load` checks that it is so. Raises `JaxresearchError`."""
+    try:
+        return Manifest.model_validate_json((program_folder(root, program) / "manifest.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise JaxresearchError(f"program {program[:19]} cannot be read: {error}.", fix=_FIX) from None
+
+
 def load(root: Path, program: str, kernel: Kernel | None = None) -> LoadedProgram:
     """Read a stored program back, checking that it is the one that its name says. Raises `JaxresearchError`.
 
     kernel: put in the place of every attention that the laboratory knows, if it agrees with that on this machine.
     """
-    folder = program_folder(root, program)
-    fix = "Trace the candidate again, or restore the file from a backup."
+    folder, fix = program_folder(root, program), _FIX
+    manifest = read_manifest(root, program)
     try:
-        manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
         blobs = {name: (folder / name).read_bytes() for name in manifest.artefacts}
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise JaxresearchError(f"program {program[:19]} cannot be read: {error}.", fix=fix) from None
     for name, digest in manifest.artefacts.items():
         if _SCHEME + hashlib.sha256(blobs[name]).hexdigest() != digest:
             raise JaxresearchError(f"program {program[:19]}: {name} is damaged.", fix=fix)
     names = ["init", *(f"train_step_{i}" for i in range(len(manifest.phases))), "logits"]
     modules = [stablehlo.parse(blobs[f"{name}.mlirbc"]) for name in names]
-    if manifest.jax == jax.__version__:
-        found = program_name([module.text for module in modules], manifest.traced, manifest.phases)
-        if found != program:
-            raise JaxresearchError(f"program {program[:19]} is stored under a name that is not its own.", fix=fix)
+    found = program_name([module.text for module in modules], manifest.traced, manifest.phases)
+    if found != program and manifest.jax != jax.__version__:
+        # Its word that another jax stored it is no reason to believe it: whoever exchanged it could write that too.
+        raise JaxresearchError(
+            f"program {program[:19]} was stored by jax {manifest.jax}, and jax {jax.__version__} reads it differently.",
+            fix=f"Use jax {manifest.jax} for this study, or start another one.",
+        )
+    if found != program:
+        raise JaxresearchError(f"program {program[:19]} is stored under a name that is not its own.", fix=fix)
     settled, attention = settle_attention(modules, kernel, manifest.platform)
     init, *steps, logits = (stablehlo.to_exported(module, manifest.platform) for module in settled)
     return LoadedProgram(manifest, init, tuple(steps), logits, attention)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import chlo, stablehlo
 
 Operation = ir.Operation
+_NUMBER = re.compile(r"(?<![\w.])\d{1,40}")
+_UNCOUNTED_ATTRIBUTES = frozenset({"value", "function_type", "sym_name", "callee", "decomposition", "name"})
+"""A constant's value, counted on its own, and what no operation can compute with."""
 
 _DTYPES = {
     "f64": "float64",
@@ -159,6 +163,28 @@ def constant_bytes(op: Operation) -> int:
     if isinstance(value, ir.DenseElementsAttr) and value.is_splat:
         return width
     return max(1, kind.size) * width
+
+
+def attribute_bytes(op: Operation) -> int:
+    """Bytes of the numbers in an operation's attributes: slice bounds, paddings, permutations, dimension numbers.
+
+    A program can compute with them, so they can carry text. A constant's own value is not counted here.
+    """
+    total = 0
+    for name in op.attributes:
+        if name in _UNCOUNTED_ATTRIBUTES:
+            continue
+        text = str(op.attributes[name])
+        if '"0x' in text:  # many numbers, printed as one string of digits
+            total += len(text) // 2
+            continue
+        text = text.split(" : ")[0]  # without the type
+        total += sum(_bytes_of_number(digits) for digits in _NUMBER.findall(text))
+    return total
+
+
+def _bytes_of_number(digits: str) -> int:
+    return 1 if len(digits) < 3 else (int(digits).bit_length() + 7) // 8
 
 
 def string_attribute(op: Operation, name: str) -> str:

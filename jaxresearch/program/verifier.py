@@ -42,11 +42,13 @@ class InvalidProgramError(ValueError):
 
 @dataclass(frozen=True)
 class ProgramLimits:
-    """Caps on a program: bytes of all modules, bytes of all constants, elements of the parameters."""
+    """Caps on a program: bytes of all modules, of all constants, elements of the parameters, bytes of the numbers in
+    operations' attributes (slice bounds, paddings, permutations), which can carry text as constants can."""
 
     program_bytes: int
     constant_bytes: int
     parameters: int
+    attribute_bytes: int = 65_536
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,17 @@ def verify(
         raise InvalidProgramError(f"{len(blobs)} modules where {len(phases) + 2} belong")
     try:
         modules = tuple(stablehlo.parse(blob) for blob in blobs)
-        constants = sum(_check_module(module) for module in modules)
+        carried = [_check_module(module) for module in modules]
+        constants, attributes = (sum(each) for each in zip(*carried, strict=True))
         if constants > limits.constant_bytes:
             raise InvalidProgramError(
                 f"constant bytes: the program carries {constants:,} bytes of constants, above the cap of "
                 f"{limits.constant_bytes:,}; compute tables instead"
+            )
+        if attributes > limits.attribute_bytes:
+            raise InvalidProgramError(
+                f"attribute bytes: the program carries {attributes:,} bytes of numbers in attributes, above the cap of "
+                f"{limits.attribute_bytes:,}; an honest program this large needs limits.attribute_bytes raised"
             )
         state = _check_signatures(modules, traced, phases, metrics, wanted)
         parameters = _count_parameters(modules[-1], state)
@@ -125,8 +133,8 @@ def _check_phases(phases: Sequence[tuple[float, int, int]], wanted: Signature) -
         raise InvalidProgramError("phases: the last one must end at progress 1.0")
 
 
-def _check_module(module: Module) -> int:
-    """Checks every operation; returns the bytes of constants."""
+def _check_module(module: Module) -> tuple[int, int]:
+    """Checks every operation; returns the bytes of constants, and of numbers in attributes."""
     with module.context:
         top = list(module.handle.body.operations)
         if any(op.operation.name != "func.func" for op in top):
@@ -135,11 +143,12 @@ def _check_module(module: Module) -> int:
         if len(functions) != len(top) or "main" not in functions:
             raise InvalidProgramError("functions: `main` is missing or a name occurs twice")
         _refuse_attributes(module.handle.operation)
-        constants = 0
+        constants = attributes = 0
         for op in stablehlo.walk(module.handle.operation):
             if op.name not in ALLOWED_OPERATIONS:
                 raise InvalidProgramError(f"operation {_describe(op)} is not allowed")
             _refuse_attributes(op)
+            attributes += stablehlo.attribute_bytes(op)
             if op.name == "stablehlo.constant":
                 constants += stablehlo.constant_bytes(op)
             if op.name == "stablehlo.composite":
@@ -150,7 +159,7 @@ def _check_module(module: Module) -> int:
                 for value in (*op.operands, *op.results):
                     stablehlo.tensor_type(value.type)
         _refuse_recursion(functions)
-        return constants
+        return constants, attributes
 
 
 def _describe(op: Operation) -> str:

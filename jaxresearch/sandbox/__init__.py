@@ -2,5 +2,15 @@
 
 from jaxresearch.sandbox.isolation import Sandbox, SandboxOutcome, write_tree
 from jaxresearch.sandbox.selftest import TierReport, choose_sandbox, examine_tiers
+from jaxresearch.sandbox.worker_tier import WorkerTier, choose_worker_tier
 
-__all__ = ["Sandbox", "SandboxOutcome", "TierReport", "choose_sandbox", "examine_tiers", "write_tree"]
+__all__ = [
+    "Sandbox",
+    "SandboxOutcome",
+    "TierReport",
+    "WorkerTier",
+    "choose_sandbox",
+    "choose_worker_tier",
+    "examine_tiers",
+    "write_tree",
+]

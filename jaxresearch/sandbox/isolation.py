@@ -1,8 +1,10 @@
 """Running one Python file on a read-only tree, isolated: the one function behind which the tiers sit.
 
 `bubblewrap`: new user, mount, network, pid, ipc and uts namespaces; a read-only root with nothing but the Python
-installation and the tree; no capabilities; a system-call filter (seccomp.py). `subprocess`: a scrubbed environment,
-rlimits and a process group only; it keeps honest candidates tidy and stops no attacker.
+installation and the tree; no capabilities; a system-call filter (seccomp.py). `landlock`: the same files and nothing to
+write, by Landlock; no sockets, processes or signals, by a stricter filter (landlock.py); it needs no namespace.
+`subprocess`: a scrubbed environment, rlimits and the end of what it started; it keeps honest candidates tidy and stops no
+attacker. How each becomes a command line is in confinement.py, which also confines the worker.
 """
 
 from __future__ import annotations
@@ -10,24 +12,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.sandbox.seccomp import system_call_filter
+from jaxresearch.levels import Tier
+from jaxresearch.sandbox.confinement import Box, confined, installation
 
-Tier = Literal["bubblewrap", "subprocess"]
 LOG_BYTES = 65_536
 _TREE = "/candidate"
 _SCRIPT = "/tracer.py"
 _READ_BYTES = 65_536
+_SCRATCH_BYTES = 64 * 2**20
+_REAP_SECONDS = 6.0
+"""A reaper gives up after five."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,11 @@ class SandboxOutcome:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """One isolation tier."""
+    """One isolation tier. network, accelerators: only to examine what a worker's tier holds that is given these."""
 
     tier: Tier
+    network: bool = False
+    accelerators: bool = False
 
     def tree_path(self, tree: Path) -> str:
         """Where the isolated process sees `tree`."""
@@ -57,16 +61,17 @@ class Sandbox:
     ) -> SandboxOutcome:
         """Run `script` with nothing readable but Python's installation and `tree`. Leaves no process behind."""
         started = time.monotonic()
-        with _filter_file() as filter_file:
+        python = [sys.executable, "-I", "-B", _SCRIPT if self.tier == "bubblewrap" else str(script)]
+        with confined(self.tier, self._box(script, tree), python) as (command, descriptors):
             process = await asyncio.create_subprocess_exec(
-                *self._command(script, tree, filter_file),
+                *command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env=_environment(),
                 cwd="/",
                 start_new_session=True,
-                pass_fds=() if filter_file is None else (filter_file,),
+                pass_fds=descriptors,
             )
         assert process.stdout is not None
         assert process.stderr is not None
@@ -80,7 +85,7 @@ class Sandbox:
         except TimeoutError:
             timed_out = True
         finally:
-            await _kill_group(process)
+            await end_process(process, reaped=self.tier == "subprocess")
         return SandboxOutcome(
             returncode=process.returncode if process.returncode is not None else -signal.SIGKILL,
             output=bytes(output.data),
@@ -90,61 +95,17 @@ class Sandbox:
             seconds=time.monotonic() - started,
         )
 
-    def _command(self, script: Path, tree: Path, filter_file: int | None) -> list[str]:
-        python = [sys.executable, "-I", "-B"]
-        if self.tier == "subprocess":
-            return [*python, str(script)]
-        return [*_bubblewrap(script, tree, filter_file), *python, _SCRIPT]
-
-
-@contextlib.contextmanager
-def _filter_file() -> Iterator[int | None]:
-    """A descriptor to read the system-call filter from; None where there is no filter."""
-    program = system_call_filter()
-    if program is None:
-        yield None
-        return
-    with tempfile.TemporaryFile() as file:
-        file.write(program)
-        file.seek(0)
-        yield file.fileno()
-
-
-def _bubblewrap(script: Path, tree: Path, filter_file: int | None) -> list[str]:
-    program = shutil.which("bwrap")
-    if program is None:
-        raise JaxresearchError("bwrap is not installed.", fix="Install the package bubblewrap.")
-    command = [program, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
-    command += ["--cap-drop", "ALL", "--hostname", "candidate", "--clearenv"]
-    for name, value in _environment().items():
-        command += ["--setenv", name, value]
-    if filter_file is not None:
-        command += ["--seccomp", str(filter_file)]
-    # For root, /proc/sys is its own to write, without any capability; and an unsized /dev/shm holds half the memory.
-    command += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev"]
-    for folder in ("/dev/shm", "/tmp"):
-        command += ["--size", str(64 * 2**20), "--tmpfs", folder]
-    command += ["--remount-ro", "/dev"]
-    command += ["--ro-bind", "/usr", "/usr"]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
-        path = Path("/", name)
-        if path.is_symlink():
-            command += ["--symlink", os.readlink(path), str(path)]
-        elif path.is_dir():
-            command += ["--ro-bind", str(path), str(path)]
-    for folder in python_folders():
-        command += ["--ro-bind", folder, folder]
-    command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
-    command += ["--ro-bind", str(tree), _TREE, "--ro-bind", str(script), _SCRIPT]
-    return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--"]
-
-
-def python_folders() -> list[str]:
-    """The folders that the running Python needs, outermost only, those under /usr left out."""
-    folders = {str(Path(p).resolve()) for p in (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)}
-    folders |= {sys.prefix, str(Path(sys.executable).resolve().parent.parent)}
-    kept = [f for f in folders if f != "/usr" and not f.startswith("/usr/")]
-    return sorted(f for f in kept if not any(f != other and f.startswith(other + "/") for other in kept))
+    def _box(self, script: Path, tree: Path) -> Box:
+        placed = self.tier == "bubblewrap"
+        readable = [*installation(), *([] if placed else [tree, script])]
+        return Box(
+            readable=tuple(readable),
+            placed=((tree, _TREE), (script, _SCRIPT)) if placed else (),
+            environment=_environment(),
+            scratch_bytes=_SCRATCH_BYTES,
+            network=self.network,
+            accelerators=self.accelerators,
+        )
 
 
 def _environment() -> dict[str, str]:
@@ -197,8 +158,16 @@ async def _drain(stream: asyncio.StreamReader, kept: _Head | _Tail) -> None:
         kept.add(chunk)
 
 
-async def _kill_group(process: asyncio.subprocess.Process) -> None:
-    """Kill whatever is left of the process group. bubblewrap's pid namespace dies with its first process."""
+async def end_process(process: asyncio.subprocess.Process, *, reaped: bool) -> None:
+    """End a process and its group; with `reaped` also what left the group, by the reaper that stands above it.
+
+    bubblewrap's pid namespace dies with its first process.
+    """
+    if reaped and process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, TimeoutError):
+            process.terminate()
+            async with asyncio.timeout(_REAP_SECONDS):
+                await process.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()

@@ -1,10 +1,12 @@
-"""A system-call filter for the isolated process.
+"""System-call filters for isolated processes, written by hand as classic BPF: Linux on x86-64 and aarch64 only.
 
-Denied: new processes (threads are fine), memory that RLIMIT_AS does not count, kernel keys, tracing, mounts; and changes
-of mode or owner, since root inside owns the device nodes that it shares with the host.
+Denied to everyone: memory that RLIMIT_AS does not count, kernel keys, tracing, mounts, and changes of mode or owner,
+since root inside owns the device nodes that it shares with the host. New processes are denied unless asked for (threads
+are fine). Where no namespace holds a process, `confined` denies what Landlock leaves open: sockets, signals, other
+processes' limits and schedules, shared memory of the host, times of files.
 
-Written by hand as classic BPF so that no library is needed: Linux on x86-64 and aarch64 only. What is denied fails with
-EPERM; `clone3` fails with ENOSYS, so that the C library falls back to `clone`, whose flags a filter can read.
+What is denied fails with EPERM; `clone3` fails with ENOSYS, so that the C library falls back to `clone`, whose flags a
+filter can read.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import struct
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_NUMBER_OFFSET, _MACHINE_OFFSET, _FLAGS_OFFSET = 0, 4, 16
+_NUMBER_OFFSET, _MACHINE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
 _CLONE_THREAD = 0x00010000
 _X32 = 0x40000000
 _CLONE3 = 435
@@ -23,6 +25,9 @@ _CLONE3 = 435
 _COMMON = {
     "io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsmount": 432, "memfd_secret": 447,
     "fchmodat2": 452, "setxattrat": 463,
+}  # fmt: skip
+_CONFINED_COMMON = {
+    "pidfd_send_signal": 424, "pidfd_open": 434, "pidfd_getfd": 438, "process_madvise": 440, "process_mrelease": 448,
 }  # fmt: skip
 _MACHINES = {
     "x86_64": (0xC000003E, 56, _COMMON | {
@@ -39,31 +44,99 @@ _MACHINES = {
         "fchmod": 52, "fchmodat": 53, "fchownat": 54, "fchown": 55, "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7,
     }),
 }  # fmt: skip
+_CONFINED = {
+    "x86_64": _CONFINED_COMMON | {
+        "kill": 62, "tkill": 200, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297, "setpriority": 141,
+        "sched_setparam": 142, "sched_setscheduler": 144, "sched_setattr": 314, "ioprio_set": 251,
+        "migrate_pages": 256, "move_pages": 279, "kcmp": 312, "open_by_handle_at": 304, "inotify_add_watch": 254,
+        "shmat": 30, "shmctl": 31, "semget": 64, "semop": 65, "semctl": 66, "semtimedop": 220, "msgsnd": 69,
+        "msgrcv": 70, "msgctl": 71, "mq_open": 240, "mq_unlink": 241, "utime": 132, "utimes": 235, "futimesat": 261,
+        "utimensat": 280, "chroot": 161, "removexattr": 197, "lremovexattr": 198, "fremovexattr": 199,
+    },
+    "aarch64": _CONFINED_COMMON | {
+        "kill": 129, "tkill": 130, "tgkill": 131, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240, "setpriority": 140,
+        "sched_setparam": 118, "sched_setscheduler": 119, "sched_setattr": 274, "ioprio_set": 30,
+        "migrate_pages": 238, "move_pages": 239, "kcmp": 272, "open_by_handle_at": 265, "inotify_add_watch": 27,
+        "shmat": 196, "shmctl": 195, "semget": 190, "semop": 193, "semctl": 191, "semtimedop": 192, "msgsnd": 189,
+        "msgrcv": 188, "msgctl": 187, "mq_open": 180, "mq_unlink": 181, "utimensat": 88, "chroot": 51,
+        "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16,
+    },
+}  # fmt: skip
+_SOCKETS = {
+    "x86_64": {
+        "socket": 41, "connect": 42, "accept": 43, "sendto": 44, "sendmsg": 46, "bind": 49, "listen": 50,
+        "socketpair": 53, "accept4": 288, "sendmmsg": 307,
+    },
+    "aarch64": {
+        "socket": 198, "connect": 203, "accept": 202, "sendto": 206, "sendmsg": 211, "bind": 200, "listen": 201,
+        "socketpair": 199, "accept4": 242, "sendmmsg": 269,
+    },
+}  # fmt: skip
+_FAMILIES = (1, 2, 10, 16)
+"""Kinds of sockets that a network namespace holds: UNIX, IPv4, IPv6, netlink. It does not hold those to the host of a
+virtual machine (vsock), for one."""
+_ON_ITSELF = {
+    "x86_64": {"prlimit64": 302, "sched_setaffinity": 203},
+    "aarch64": {"prlimit64": 261, "sched_setaffinity": 122},
+}
+"""Calls whose first argument is a process, where 0 is the caller: nothing else is allowed."""
+_DENIED_COMMANDS = {
+    "x86_64": {72: (8, 10, 15), 16: (0x8901, 0x8902, 0x5412, 0x541C)},
+    "aarch64": {25: (8, 10, 15), 29: (0x8901, 0x8902, 0x5412, 0x541C)},
+}
+"""fcntl and ioctl that make the kernel send signals to another process (F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN,
+SIOCSPGRP), or that type into a terminal (TIOCSTI, TIOCLINUX)."""
+_OF_PROCESSES = ("fork", "vfork", "memfd_create", "shmget")
 
 
-def system_call_filter() -> bytes | None:
-    """The program for this machine, as `bwrap --seccomp` reads it; None where there is none."""
-    if platform.machine() not in _MACHINES:
+def system_call_filter(*, processes: bool = False, confined: bool = False, network: bool = False) -> bytes | None:
+    """The program for this machine, as `bwrap --seccomp` and prctl read it; None where there is none.
+
+    processes: new processes are allowed, and memory that they share (accelerators' libraries need both).
+    confined: no namespaces hold this process. network: then leave it its sockets all the same.
+    """
+    name = platform.machine()
+    if name not in _MACHINES:
         return None
-    machine, clone, denied = _MACHINES[platform.machine()]
-    fail = _FAIL | errno.EPERM
+    machine, clone, table = _MACHINES[name]
+    denied = {number for call, number in table.items() if not (processes and call in _OF_PROCESSES)}
+    if confined:
+        denied |= set(_CONFINED[name].values()) | (set() if network else set(_SOCKETS[name].values()))
+    fail = (_RETURN, 0, 0, _FAIL | errno.EPERM)
     program = [
         (_LOAD, 0, 0, _MACHINE_OFFSET),
         (_EQUAL, 1, 0, machine),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER_OFFSET),
         (_AT_LEAST, 0, 1, _X32),
-        (_RETURN, 0, 0, fail),
-        (_EQUAL, 0, 1, _CLONE3),
-        (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
+        fail,
     ]
-    for number in sorted(denied.values()):
-        program += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, fail)]
-    program += [
-        (_EQUAL, 0, 3, clone),
-        (_LOAD, 0, 0, _FLAGS_OFFSET),
-        (_ANY_BIT, 1, 0, _CLONE_THREAD),
-        (_RETURN, 0, 0, fail),
-        (_RETURN, 0, 0, _ALLOW),
-    ]
+    if not processes:
+        program += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _FAIL | errno.ENOSYS)]
+    for number in sorted(denied):
+        program += [(_EQUAL, 0, 1, number), fail]
+    if not confined or network:
+        families = [(_EQUAL, len(_FAMILIES) - index, 0, family) for index, family in enumerate(_FAMILIES)]
+        socket = _SOCKETS[name]["socket"]
+        program += [
+            (_EQUAL, 0, len(families) + 3, socket),
+            _argument(0),
+            *families,
+            fail,
+            (_LOAD, 0, 0, _NUMBER_OFFSET),
+        ]
+    if confined:
+        for number in _ON_ITSELF[name].values():
+            program += [(_EQUAL, 0, 4, number), _argument(0), (_EQUAL, 1, 0, 0), fail, (_LOAD, 0, 0, _NUMBER_OFFSET)]
+        for number, commands in _DENIED_COMMANDS[name].items():
+            checks = [step for command in commands for step in ((_EQUAL, 0, 1, command), fail)]
+            program += [(_EQUAL, 0, len(checks) + 2, number), _argument(1), *checks, (_LOAD, 0, 0, _NUMBER_OFFSET)]
+    if not processes:
+        program += [(_EQUAL, 0, 3, clone), _argument(0), (_ANY_BIT, 1, 0, _CLONE_THREAD), fail]
+    program += [(_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+def _argument(index: int) -> tuple[int, int, int, int]:
+    """Loads the low half of an argument: all that the kernel reads of a process's number, of a command and of flags."""
+    return (_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * index)

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.sandbox.isolation import Sandbox, Tier
+from jaxresearch.levels import TIERS, Tier, meets
+from jaxresearch.sandbox.isolation import Sandbox
 
-_ORDER: tuple[Tier, ...] = ("bubblewrap", "subprocess")
 _PROBE = Path(__file__).with_name("probe.py")
-_MUST_FAIL = {
-    "bubblewrap": (
-        *("read_secret", "read_environment", "tcp", "udp", "signal_parent", "write_root", "see_processes"),
-        *("write_kernel_settings", "change_device", "make_process", "fill_memory_by_files"),
-    ),
+_HELD_BY_ALL = (
+    *("read_secret", "read_environment", "tcp", "udp", "unix_socket", "signal_parent", "limit_parent", "write_root"),
+    *("write_secret", "see_processes", "write_kernel_settings", "change_device", "make_process", "leave_orphan"),
+)
+_MUST_FAIL: dict[Tier, tuple[str, ...]] = {
+    "bubblewrap": (*_HELD_BY_ALL, "fill_memory_by_files"),
+    "landlock": (*_HELD_BY_ALL, "fill_memory_by_files", "fill_disk"),
     "subprocess": ("read_environment",),
 }
-
-
-_USERNS_FIX = "Allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, or the container's seccomp profile."
+_OF_NETWORK = {"tcp", "udp", "unix_socket"}
+_OF_ACCELERATORS = {"make_process", "fill_memory_by_files", "leave_orphan"}
+_DETAIL: dict[Tier, str] = {
+    "bubblewrap": "holds: no files, network, environment or processes of the host",
+    "landlock": "holds: no files, network, environment or signals of the host; names and sizes of its files can be seen",
+    "subprocess": "weak: a scrubbed environment and limits only; candidates can read your files and reach the network",
+}
+_USERNS_FIX = (
+    "Allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 and, on Ubuntu, "
+    "kernel.apparmor_restrict_unprivileged_userns=0; in a container, its seccomp profile."
+)
+_FIX: dict[Tier, str] = {
+    "bubblewrap": _USERNS_FIX,
+    "landlock": "Linux 6.2 or newer with `landlock` in /sys/kernel/security/lsm (boot with lsm=landlock,...).",
+    "subprocess": "",
+}
+INSTALL_BUBBLEWRAP = "Install it, e.g. apt-get install bubblewrap."
 
 
 @dataclass(frozen=True)
@@ -40,64 +60,107 @@ class TierReport:
 
 async def examine_tiers() -> list[TierReport]:
     """Self-test every tier, strongest first."""
-    return [await _examine(tier) for tier in _ORDER]
+    return [await examine(tier) for tier in TIERS]
 
 
 async def choose_sandbox(require: str | None = None) -> Sandbox:
     """The strongest tier that passes its self-test. Raises `JaxresearchError` when that is below `require`."""
-    acceptable = _ORDER if require is None else _ORDER[: _ORDER.index(require) + 1]
     failures = []
-    for tier in acceptable:
-        report = await _examine(tier)
+    for tier in TIERS:
+        if not meets(tier, require):
+            break
+        report = await examine(tier)
         if report.works:
             return Sandbox(tier)
         failures.append(report)
-    worst = failures[-1]
-    raise JaxresearchError(f"sandbox.require: tier {require} does not work here: {worst.detail}.", fix=worst.fix)
+    raise unmet(require, failures)
 
 
-async def _examine(tier: Tier) -> TierReport:
+def unmet(require: str | None, failures: Sequence[TierReport], *, what: str = "tracing") -> JaxresearchError:
+    """One line: what was required, and what the strongest tier that would do lacks; its fix."""
+    lacks = "; ".join(f"{failure.tier}: {failure.detail}" for failure in failures)
+    fix = next((failure.fix for failure in failures if failure.fix), "")
+    if not lacks:
+        lacks, fix = "it needs the network, and that is a weaker tier", f"Require {require}+network."
+    return JaxresearchError(
+        f"sandbox.require: {require} is required, and {what} would not have it here: {lacks}.", fix=fix
+    )
+
+
+async def examine(tier: Tier, *, network: bool = False, accelerators: bool = False) -> TierReport:
+    """Self-test one tier. network, accelerators: of a worker that is given these, and may do what they need."""
     if tier == "bubblewrap" and shutil.which("bwrap") is None:
-        return TierReport(tier, False, "bwrap is not installed", "Install it, e.g. apt-get install bubblewrap.")
-    token = secrets.token_hex(16)
+        return TierReport(tier, False, "bwrap is not installed", INSTALL_BUBBLEWRAP)
+    outcome, token = None, secrets.token_hex(16)
     os.environ["JAXRESEARCH_SELFTEST"] = token
     try:
-        with tempfile.TemporaryDirectory(prefix="jaxresearch-selftest-") as name, _listener() as server:
+        with tempfile.TemporaryDirectory(prefix="jaxresearch-selftest-") as name, _listeners(Path(name)) as listeners:
             folder = Path(name)
             (folder / "secret").write_text(token)
             tree = folder / "tree"
             tree.mkdir()
             question = {
                 "secret": str(folder / "secret"),
-                "port": server.getsockname()[1],
+                "port": listeners.tcp.getsockname()[1],
+                "udp_port": listeners.udp.getsockname()[1],
+                "socket": str(folder / "socket"),
                 "parent": os.getpid(),
                 "token": token,
             }
-            outcome = await Sandbox(tier).run_python(
+            outcome = await Sandbox(tier, network=network, accelerators=accelerators).run_python(
                 _PROBE, tree=tree, stdin=json.dumps(question).encode(), timeout_seconds=30, output_bytes=10_000
             )
-    except OSError as error:
-        return TierReport(tier, False, f"it does not start: {error}", _USERNS_FIX)
+            done = json.loads(outcome.output)
+            done["udp"] = _received(listeners.udp, token)
+            done["leave_orphan"] = _end_survivors(token)
+    except (OSError, JaxresearchError) as error:
+        return TierReport(tier, False, f"it does not start: {error}", _FIX[tier])
+    except ValueError:
+        lines = outcome.log.strip().splitlines() if outcome is not None else []
+        last = lines[-1][:200] if lines else "it said nothing"
+        return TierReport(tier, False, f"it does not start: {last}", _FIX[tier])
     finally:
         del os.environ["JAXRESEARCH_SELFTEST"]
-    try:
-        done = json.loads(outcome.output)
-    except ValueError:
-        lines = outcome.log.strip().splitlines() or [f"exit status {outcome.returncode}"]
-        return TierReport(tier, False, f"it does not start: {lines[-1][:200]}", _USERNS_FIX)
-    leaks = [name for name in _MUST_FAIL[tier] if done.get(name, True)]
+    excused = (_OF_NETWORK if network else set()) | (_OF_ACCELERATORS if accelerators else set())
+    leaks = [name for name in _MUST_FAIL[tier] if name not in excused and done.get(name, True)]
     if leaks:
-        return TierReport(tier, False, f"its self-test got out by: {', '.join(leaks)}", _USERNS_FIX)
-    detail = (
-        "holds: no files, network, environment or processes of the host"
-        if tier == "bubblewrap"
-        else ("weak: a scrubbed environment and limits only; candidates can read your files and reach the network")
-    )
-    return TierReport(tier, True, detail)
+        return TierReport(tier, False, f"its self-test got out by: {', '.join(leaks)}", _FIX[tier])
+    return TierReport(tier, True, _DETAIL[tier])
 
 
-def _listener() -> socket.socket:
-    server = socket.socket()
-    server.bind(("127.0.0.1", 0))
-    server.listen()
-    return server
+class _Listeners(NamedTuple):
+    tcp: socket.socket
+    udp: socket.socket
+
+
+@contextlib.contextmanager
+def _listeners(folder: Path) -> Iterator[_Listeners]:
+    """What a tier must not reach: TCP and UDP on the loopback, and a socket among the files."""
+    with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket(socket.AF_UNIX) as path:
+        tcp.bind(("127.0.0.1", 0))
+        udp.bind(("127.0.0.1", 0))
+        udp.setblocking(False)
+        path.bind(str(folder / "socket"))
+        for server in (tcp, path):
+            server.listen()
+        yield _Listeners(tcp, udp)
+
+
+def _received(udp: socket.socket, token: str) -> bool:
+    try:
+        return udp.recv(1000) == token.encode()
+    except BlockingIOError:
+        return False
+
+
+def _end_survivors(token: str) -> bool:
+    """Whether a process that names the token is still there; it is killed."""
+    survivors = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if token.encode() in path.read_bytes():
+                survivors.append(int(path.parent.name))
+    for process in survivors:
+        with contextlib.suppress(OSError):
+            os.kill(process, signal.SIGKILL)
+    return bool(survivors)

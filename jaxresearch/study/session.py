@@ -46,15 +46,23 @@ def create_study(folder: Path, config: StudyConfig, *, instructions: str, on_pre
     )
 
 
-async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_preparation: OnPreparation) -> Ending:
+async def drive(
+    study: Study,
+    reporter: Reporter,
+    *,
+    llm: str | None = None,
+    require_sandbox: str | None = None,
+    on_preparation: OnPreparation,
+) -> Ending:
     """Go on with `study` until it ends, or a first SIGINT or SIGTERM (finish the run) or a second (stop now).
 
-    llm: another model than the study's own, for this session. Raises `JaxresearchError` when the study cannot go on.
+    llm: another model than the study's own, for this session. require_sandbox: a level, where the study's own is not
+    stricter. Raises `JaxresearchError` when the study cannot go on.
     """
     config = study.config
     model_factory = _model_factory(study, llm or config.llm.model)
     strategy = make_strategy(config.strategy.name, config.strategy.options)
-    executor = await _executor(study, on_preparation)
+    executor = await _executor(study, on_preparation, require_sandbox)
     stop = Stop()
     try:
         with stop_on_signals(stop):
@@ -118,10 +126,10 @@ async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_prep
         await executor.close()
 
 
-async def _executor(study: Study, on_preparation: OnPreparation) -> LocalExecutor:
+async def _executor(study: Study, on_preparation: OnPreparation, require_sandbox: str | None = None) -> LocalExecutor:
     """Runs of `study` on this machine; refuses another corpus than the study's. The caller closes it."""
     executor, corpus = await open_executor(
-        study.config, on_preparation, programs=study.layout.programs, runs=study.layout.runs
+        study.config.requiring(require_sandbox), on_preparation, programs=study.layout.programs, runs=study.layout.runs
     )
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     return executor

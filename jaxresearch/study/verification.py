@@ -7,7 +7,6 @@ word; `verify_run` does that.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import numpy as np
 from jaxresearch.data import Corpus, evaluation_rows, prepare_corpus
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress
+from jaxresearch.execution.process import worker_environment
 from jaxresearch.experiment import CompletedRun, RunOutcome
 from jaxresearch.study.shelf import check_states
 from jaxresearch.study.study import Study
@@ -74,7 +74,7 @@ def _check_programs(study: Study, programs: list[str]) -> None:
         return
     command = [sys.executable, "-m", "jaxresearch.program.check", str(study.layout.programs), *programs]
     done = subprocess.run(
-        command, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False
+        command, env={**worker_environment(), "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         lines = done.stdout.strip().splitlines() or [f"a stored program cannot be parsed (exit {done.returncode})"]

@@ -46,10 +46,26 @@ def test_doctor_says_what_this_machine_has_and_no_key(command: Callable[..., Res
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-value-that-must-not-appear")
     facts = command("doctor", "--json").json
     assert facts["provider_keys"] == ["OPENAI_API_KEY"] or "OPENAI_API_KEY" in facts["provider_keys"]
-    assert facts["sandbox_tier"] in ("bubblewrap", "subprocess")
+    assert facts["sandbox_tier"] in ("bubblewrap", "landlock", "subprocess")
+    assert facts["worker_tier"].split()[0] in ("bubblewrap", "landlock", "unsandboxed")
     assert "jax" in facts["versions"]
     assert "cpu" in facts["devices"]
     assert "must-not-appear" not in json.dumps(facts) + command("doctor").stdout
+
+
+def test_a_required_sandbox_that_is_not_there_refuses_in_one_line(
+    command: Callable[..., Result], config_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("jaxresearch.sandbox.selftest.shutil.which", lambda name: None)
+    result = command("train", "--config", config_file, "--require-sandbox", "bubblewrap")
+    assert result.status == 1
+    assert result.stdout == ""
+    last = result.stderr.strip().splitlines()[-1]
+    assert (
+        "sandbox.require: bubblewrap is required, and tracing would not have it here: bubblewrap: bwrap is not" in last
+    )
+    assert "apt-get install bubblewrap" in result.stderr
+    assert command("train", "--require-sandbox", "docker").status == 2
 
 
 def test_prepare_reports_the_corpus(command: Callable[..., Result], config_file: Path):

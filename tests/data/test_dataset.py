@@ -1,9 +1,10 @@
+import os
 import shutil
 
 import numpy as np
 import pytest
 
-from jaxresearch.data import Corpus, evaluation_rows, open_sealed_test, unigram_bpb
+from jaxresearch.data import Corpus, dataset, evaluation_rows, open_sealed_test, unigram_bpb
 from jaxresearch.data.dataset import _packed_rows
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 
@@ -73,6 +74,19 @@ def test_missing_cut_and_changed_files_are_named(own, name):
     path.unlink()
     with pytest.raises(JaxresearchError, match=f"{name} is missing"):
         Corpus.open(own.folder)
+
+
+def test_lengths_that_candidates_choose_do_not_fill_the_cache(own, monkeypatch):
+    monkeypatch.setattr(dataset, "MAX_PACKED_LENGTHS", 3)
+    folder = own.folder / "rows"
+    shutil.rmtree(folder, ignore_errors=True)
+    for index, length in enumerate((8, 9, 10, 11, 12)):
+        own.provide_rows([length, 10_000_000])
+        os.utime(folder / f"train-{length}.npy", (index, index))
+    assert {path.name for path in folder.glob("train-*.npy")} == {f"train-{length}.npy" for length in (10, 11, 12)}
+    own.provide_rows([10])
+    own.provide_rows([13])
+    assert {path.name for path in folder.glob("train-*.npy")} == {f"train-{length}.npy" for length in (10, 12, 13)}
 
 
 def test_verify_notices_changed_rows(own):

@@ -146,6 +146,24 @@ def test_a_program_under_another_ones_name_is_refused(tmp_path):
         load(tmp_path, first.program)
 
 
+def test_an_exchanged_program_cannot_pass_for_one_of_another_jax(tmp_path):
+    first, second = keep(tmp_path), keep(tmp_path, verified(from_source(PLAIN)))
+    target = program_folder(tmp_path, first.program)
+    for path in program_folder(tmp_path, second.program).iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    manifest = target / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "jax": "0.9.9"}))
+    with pytest.raises(JaxresearchError, match=r"was stored by jax 0\.9\.9, and jax .* reads it differently"):
+        load(tmp_path, first.program)
+
+
+def test_a_program_of_another_jax_that_still_has_its_name_is_read(tmp_path):
+    program = keep(tmp_path).program
+    manifest = program_folder(tmp_path, program) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "jax": "0.9.9"}))
+    assert load(tmp_path, program).manifest.jax == "0.9.9"
+
+
 def test_a_manifest_that_claims_other_phases_is_refused(tmp_path):
     program = keep(tmp_path).program
     path = program_folder(tmp_path, program) / "manifest.json"

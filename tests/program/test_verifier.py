@@ -151,6 +151,21 @@ def test_constants_above_the_cap_are_refused_and_a_splat_counts_as_one():
     assert verified(wide).constant_bytes < 100
 
 
+def test_text_in_integer_attributes_counts_as_constants():
+    """A character is where a slice of an iota begins."""
+    text = [byte % 8 for byte in b"Call me Ishmael. Some years ago - never mind how long precisely."]
+
+    def carried(weight, tokens):
+        numbers = jnp.arange(4096)
+        letters = [jax.lax.slice(numbers, (1000 + letter,), (1001 + letter,)) for letter in text]
+        return [weight[tokens] + jnp.concatenate(letters).sum()]
+
+    limits = ProgramLimits(1_000_000, 1024, 1000, attribute_bytes=150)
+    assert verified(*honest(), limits=limits).parameters == 64
+    message = refusal(honest()[0], honest()[1], exported(carried, WEIGHT, TOKENS), limits=limits)
+    assert message.startswith("attribute bytes: the program carries")
+
+
 def test_constants_count_over_all_modules_together():
     third = np.arange(100, dtype=np.float32)
     first = exported(

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -8,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.sandbox import Sandbox, choose_sandbox, examine_tiers, write_tree
+from jaxresearch.levels import TIERS, stricter
+from jaxresearch.sandbox import Sandbox, choose_sandbox, choose_worker_tier, examine_tiers, write_tree
 from jaxresearch.sandbox.seccomp import system_call_filter
+from jaxresearch.sandbox.selftest import examine
+from tests.laboratory import ROOT
 
 
 @pytest.fixture
@@ -32,29 +36,77 @@ def tier(sandbox):
     return sandbox.tier
 
 
-def needs_bubblewrap(tier):
-    if tier != "bubblewrap":
+def needs_a_tier_that_holds(tier):
+    if tier == "subprocess":
         pytest.skip(f"tier {tier} stops no attacker")
+
+
+def skip_without(runner, tier):
+    report = runner.run(examine(tier))
+    if not report.works:
+        pytest.skip(f"{tier}: {report.detail}")
 
 
 def test_the_self_test_says_what_each_tier_is_worth_and_leaves_no_secret_behind(runner):
     before = dict(os.environ)
     reports = runner.run(examine_tiers())
-    assert [report.tier for report in reports] == ["bubblewrap", "subprocess"]
-    assert reports[1].works
-    assert "weak" in reports[1].detail
-    assert reports[0].works or reports[0].fix
+    assert [report.tier for report in reports] == ["bubblewrap", "landlock", "subprocess"]
+    assert reports[2].works
+    assert "weak" in reports[2].detail
+    assert all(report.works or report.fix for report in reports[:2])
     assert os.environ == before
 
 
 def test_a_missing_bubblewrap_is_reported_with_its_remedy(runner, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    first, _ = runner.run(examine_tiers())
+    first, second, _ = runner.run(examine_tiers())
     assert (first.works, first.detail) == (False, "bwrap is not installed")
     assert "apt-get install bubblewrap" in first.fix
-    assert runner.run(choose_sandbox()).tier == "subprocess"
-    with pytest.raises(JaxresearchError, match=r"sandbox\.require: tier bubblewrap does not work here"):
-        runner.run(choose_sandbox("bubblewrap"))
+    assert runner.run(choose_sandbox()).tier == ("landlock" if second.works else "subprocess")
+    for choose in (choose_sandbox, choose_worker_tier):
+        with pytest.raises(JaxresearchError) as refusal:
+            runner.run(choose("bubblewrap"))
+        assert "sandbox.require: bubblewrap is required" in refusal.value.message
+        assert "bwrap is not installed" in refusal.value.message
+        assert "apt-get install bubblewrap" in refusal.value.fix
+
+
+def test_a_worker_with_the_network_is_in_a_weaker_tier_that_has_a_name(runner, tier):
+    needs_a_tier_that_holds(tier)
+    found = runner.run(choose_worker_tier(network=True))
+    assert str(found) == f"{tier}+network"
+    with pytest.raises(
+        JaxresearchError, match=f"sandbox.require: {tier} is required, and the worker would not have it"
+    ):
+        runner.run(choose_worker_tier(tier, network=True))
+    assert runner.run(choose_worker_tier(f"{tier}+network", network=True)) == found
+
+
+def test_a_machine_without_any_tier_says_what_each_lacks(runner, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr("jaxresearch.sandbox.confinement.system_call_filter", lambda **_: None)
+    found = runner.run(choose_worker_tier())
+    assert str(found).startswith(
+        "unsandboxed (bubblewrap: bwrap is not installed; landlock: it does not start: there is"
+    )
+    with pytest.raises(
+        JaxresearchError, match="landlock is required, and tracing would not have it here: bubblewrap: "
+    ):
+        runner.run(choose_sandbox("landlock"))
+    assert runner.run(choose_sandbox("subprocess")).tier == "subprocess"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (None, None, None),
+        (None, "landlock", "landlock"),
+        ("bubblewrap", "subprocess", "bubblewrap"),
+        ("bubblewrap+network", "landlock", "landlock"),
+    ],
+)
+def test_of_two_requirements_the_stricter_holds(one, other, both):
+    assert stricter(one, other) == stricter(other, one) == both
 
 
 def test_a_bubblewrap_that_isolates_nothing_fails_its_self_test(runner, monkeypatch, tmp_path):
@@ -67,9 +119,10 @@ def test_a_bubblewrap_that_isolates_nothing_fails_its_self_test(runner, monkeypa
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    first, _ = runner.run(examine_tiers())
+    first = runner.run(examine("bubblewrap"))
     assert not first.works
-    for leak in ("read_secret", "tcp", "signal_parent", "make_process"):
+    leaks = ("read_secret", "write_secret", "tcp", "udp", "unix_socket", "signal_parent", "limit_parent")
+    for leak in (*leaks, "make_process", "leave_orphan"):
         assert leak in first.detail
 
 
@@ -109,7 +162,7 @@ try:
     if os.fork() == 0:
         os.setsid()
         for descriptor in (0, 1, 2): os.close(descriptor)
-        time.sleep(3)
+        time.sleep(1)
         open({path!r}, "w").close()
         os._exit(0)
 except OSError as error:
@@ -117,15 +170,26 @@ except OSError as error:
 """
 
 
-def test_an_orphan_in_a_session_of_its_own_does_not_survive(inside, tier, tmp_path):
-    needs_bubblewrap(tier)
+@pytest.mark.parametrize("tier", TIERS)
+def test_an_orphan_in_a_session_of_its_own_does_not_survive(runner, inside, tier, tmp_path):
+    skip_without(runner, tier)
     outcome = inside(tier, ORPHAN.format(path=str(tmp_path / "survived")))
-    assert outcome.output == b"PermissionError\n"
-    time.sleep(3.5)
+    assert outcome.output == (b"" if tier == "subprocess" else b"PermissionError\n")
+    time.sleep(1.5)
     assert not (tmp_path / "survived").exists()
 
 
-def test_threads_are_allowed_where_processes_are_not(inside, tier):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
+def test_what_left_its_group_ends_with_a_timeout_in_the_weak_tier_too(inside, tmp_path):
+    source = ORPHAN.format(path=str(tmp_path / "survived")) + "\ntime.sleep(100)"
+    assert inside("subprocess", source, timeout_seconds=0.5).timed_out
+    time.sleep(1.5)
+    assert not (tmp_path / "survived").exists()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_threads_are_allowed_where_processes_are_not(runner, inside, tier):
+    skip_without(runner, tier)
     source = "import threading\nt = threading.Thread(target=print, args=('thread',))\nt.start(); t.join()"
     assert inside(tier, source).output == b"thread\n"
 
@@ -141,15 +205,16 @@ asyncio.run(Sandbox(sys.argv[3]).run_python(script, tree=tree, stdin=b"", timeou
 
 
 def test_the_box_dies_with_a_driver_that_is_killed(tier, tmp_path):
-    needs_bubblewrap(tier)
+    needs_a_tier_that_holds(tier)
+    program = "bwrap" if tier == "bubblewrap" else "python"
     marker = f"marker-{os.getpid()}.py"
     (tmp_path / marker).write_text("import time; time.sleep(60)")
     command = [sys.executable, "-c", DRIVER, str(tmp_path / marker), str(tmp_path), tier]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as driver:
         driver.stdout.readline()
-        assert wait_for(lambda: len(users_of(marker, "bwrap")) > 0)
+        assert wait_for(lambda: len(users_of(marker, program)) > 0)
         driver.kill()
-    assert wait_for(lambda: not users_of(marker, "bwrap"))
+    assert wait_for(lambda: not users_of(marker, program))
 
 
 def users_of(marker: str, program: str) -> list[str]:
@@ -159,7 +224,7 @@ def users_of(marker: str, program: str) -> list[str]:
             command = Path("/proc", process, "cmdline").read_bytes().decode()
         except OSError:
             continue
-        if marker in command and program in command.split("\0")[0]:
+        if marker in command and DRIVER not in command and program in command.split("\0")[0]:
             found.append(process)
     return found
 
@@ -182,9 +247,53 @@ def test_a_tree_is_written_inside_its_folder_only(tmp_path, path):
     assert not (tmp_path / "out.py").exists()
 
 
-def test_the_filter_is_whole_instructions_that_end_in_a_verdict():
-    program = system_call_filter()
+@pytest.mark.parametrize("settings", [{}, {"processes": True}, {"confined": True}, {"confined": True, "network": True}])
+def test_the_filter_is_whole_instructions_that_end_in_a_verdict(settings):
+    program = system_call_filter(**settings)
     if program is None:
         pytest.skip("no filter for this machine")
     assert len(program) % 8 == 0
+    assert len(program) < 8 * 4096
     assert program[-8:-6] == b"\x06\x00"
+
+
+ORDINARY = """
+import asyncio, json, sys
+sys.path.insert(0, sys.argv[1])
+from jaxresearch.sandbox import choose_sandbox, choose_worker_tier, examine_tiers
+async def main():
+    reports = await examine_tiers()
+    print(json.dumps([[r.tier, r.works, r.detail] for r in reports] + [(await choose_sandbox()).tier]))
+asyncio.run(main())
+"""
+
+
+def as_tester(path: str) -> list:
+    """The self-tests by an ordinary user, with a Python that this user may read; skips where there is none."""
+    python = shutil.which("python3", path="/usr/bin")
+    account = subprocess.run(["id", "tester"], capture_output=True, check=False)
+    if os.geteuid() != 0 or account.returncode or python is None or not os.access(ROOT, os.X_OK):
+        pytest.skip("there is no user `tester` to become, or no Python for it")
+    old = subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"], check=False).returncode
+    readable = subprocess.run(["test", "-r", str(ROOT / "jaxresearch")], user="tester", check=False).returncode == 0
+    if old or not readable:
+        pytest.skip("the user `tester` has no Python 3.11, or cannot read this clone")
+    command = [python, "-c", ORDINARY, str(ROOT)]
+    done = subprocess.run(
+        command, user="tester", group="tester", extra_groups=(), env={"PATH": path}, cwd="/", capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def test_an_ordinary_user_has_the_same_tiers(runner):
+    *reports, chosen = as_tester(os.environ["PATH"])
+    assert [[r.tier, r.works, r.detail] for r in runner.run(examine_tiers())] == reports
+    assert chosen == runner.run(choose_sandbox()).tier
+
+
+def test_an_ordinary_user_without_bubblewrap_has_landlock(runner, tmp_path):
+    skip_without(runner, "landlock")
+    *reports, chosen = as_tester(str(tmp_path))
+    assert reports[0][:2] == ["bubblewrap", False]
+    assert chosen == "landlock"

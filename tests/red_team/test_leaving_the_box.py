@@ -12,16 +12,17 @@ import pytest
 
 from jaxresearch.execution.base import TracedCandidate, TraceFailure
 from jaxresearch.experiment import Verdict
-from jaxresearch.proposal import Candidate
-from tests.laboratory import BASELINE, ROOT, TINY
+from jaxresearch.proposal import Candidate, Edit, EditError, Proposal, apply
+from tests.laboratory import BASELINE, ROOT, TINY, with_logits
 
 SECRET = "sk-planted-secret-4711"
+HOLDS = ("bubblewrap", "landlock")
 HOSTILE = (Path(__file__).parent / "hostile.py").read_text()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _holding_tier(sandbox):
-    if sandbox.tier != "bubblewrap":
+    if sandbox.tier not in HOLDS:
         pytest.skip(f"tier {sandbox.tier} stops no attacker")
 
 
@@ -64,42 +65,96 @@ def found(laboratory, tiny_corpus, tmp_path_factory) -> dict:
     return json.loads(text[text.index("FOUND{") + 5 : text.rindex("END")])
 
 
-NOTHING = (
-    *("environment", "home", "data", "repository", "interfaces", "docker", "uncounted memory", "kernel settings"),
-    *("site-packages", "write", "path"),
-)
-DENIED = (
-    *("tcp", "udp", "dns", "abstract socket", "path socket", "signal", "fork", "subprocess", "limits", "device modes"),
-    *("symlink", "setuid"),
-)
+def assert_nothing(found: dict, *trials: str) -> None:
+    """Nothing of the host's was found, or looking was denied."""
+    for trial in trials:
+        assert found[trial] == [] or "Error" in found[trial], (trial, found[trial])
 
 
-@pytest.mark.parametrize("trial", NOTHING)
-def test_nothing_of_the_hosts_is_found(found, trial):
-    assert found[trial] == []
+def assert_denied(found: dict, *trials: str) -> None:
+    for trial in trials:
+        assert isinstance(found[trial], str), (trial, found[trial])
+        assert any(error in found[trial] for error in ("Error", "gaierror")), (trial, found[trial])
 
 
-@pytest.mark.parametrize("trial", DENIED)
-def test_the_attempt_is_denied(found, trial):
-    assert isinstance(found[trial], str), found[trial]
-    assert any(error in found[trial] for error in ("Error", "gaierror")), found[trial]
+def test_env_steal(found):
+    assert_nothing(found, "environment")
 
 
-def test_no_process_can_be_traced_and_no_namespace_made(found):
+def test_home_read(found):
+    assert_nothing(found, "home", "repository")
+
+
+def test_data_read(found):
+    assert_nothing(found, "data")
+
+
+def test_tcp_udp_dns_unix_socket(found):
+    assert_denied(found, "tcp", "udp", "dns", "abstract socket", "path socket", "vsock")
+    assert_nothing(found, "interfaces", "docker")
+
+
+def test_fork_bomb(found):
+    assert_denied(found, "fork", "subprocess")
+
+
+def test_memory_that_no_limit_counts(found):
+    assert_nothing(found, "uncounted memory")
+    assert_denied(found, "limits")
+
+
+def test_ptrace(found):
+    """No process can be traced, and no namespace made."""
     assert found["ptrace"] == [-1, -1, -1]
     assert found["namespaces"] == [-1, -1, -1]
 
 
-def test_only_its_own_few_processes_can_be_seen(found):
+def test_kill_parent(found, sandbox):
+    assert_denied(found, "signal", "limits of the parent")
+    if sandbox.tier == "landlock":
+        assert_denied(found, "processes")
+        return
     assert len(found["processes"]) <= 3
     assert {name.rstrip("0123456789.") for name in found["processes"]} <= {"bwrap", "python"}
 
 
-def test_the_disk_is_a_small_one_in_memory(found):
+def test_disk_fill(found, sandbox):
+    """The disk is a small one in memory; without namespaces there is none."""
     sizes = found["room"]
-    assert 0 < sizes["/tmp"] <= 70_000_000
+    assert sizes["/tmp"] <= 70_000_000
+    assert (sizes["/tmp"] > 0) == (sandbox.tier == "bubblewrap")
     assert sizes["/dev/shm"] <= 70_000_000
     assert [sizes[folder] for folder in ("/dev", "/var/tmp", "/candidate", "/")] == [0, 0, 0, 0]
+
+
+def test_symlink_artifact(found):
+    assert_denied(found, "symlink")
+
+
+def test_cache_poison(found):
+    """Neither Python's packages and caches nor the candidate's own tree can be written, nor is any of it on the path."""
+    assert_nothing(found, "site-packages", "write", "path")
+
+
+def test_the_machines_settings(found):
+    assert_nothing(found, "kernel settings", "files of the host")
+    assert_denied(found, "device modes", "setuid")
+
+
+@pytest.mark.parametrize("path", ["../out.py", "models/../../out.py", "/etc/cron.d/out.py", "models/..\\out.py"])
+def test_path_traversal(path):
+    with pytest.raises(EditError):
+        apply(Proposal(parent=0, hypothesis="x", edits=(Edit(path=path, search="", replace="x = 1"),)), BASELINE)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["jaxresearch/scoring/scorer.py", "tests/conftest.py", "configs/cpu.yaml", ".git/hooks/post-commit",
+     "models/.git/hooks/pre-commit", "models/recipe.pyc", "program.md", "models/data.yaml"],
+)  # fmt: skip
+def test_edit_the_judge(path):
+    with pytest.raises(EditError):
+        apply(Proposal(parent=0, hypothesis="x", edits=(Edit(path=path, search="", replace="x = 1"),)), BASELINE)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +181,7 @@ def processes_named(marker: str) -> list[str]:
     return found
 
 
-def test_endless_python_is_a_timeout_and_nothing_stays_alive(strict, monkeypatch):
+def test_hang_trace(strict, monkeypatch):
     limits = strict.config.limits.model_copy(update={"trace_seconds": 2.0})
     monkeypatch.setattr(strict.executor, "_limits", limits)
     strict.runner.run(strict.executor.facts())
@@ -135,17 +190,17 @@ def test_endless_python_is_a_timeout_and_nothing_stays_alive(strict, monkeypatch
     assert outcome.verdict is Verdict.TIMEOUT
     assert outcome.reason == "tracing took longer than 2 s"
     assert time.monotonic() - started < 10
-    assert not processes_named("/tracer.py")
+    assert not processes_named(str(ROOT / "jaxresearch/program/tracer.py"))
 
 
-def test_memory_is_capped_and_the_host_unharmed(strict):
+def test_memory_bomb(strict):
     bomb = "hoard = []\nwhile True: hoard.append(bytearray(100_000_000))"
     outcome = failure(strict, hostile(bomb))
     assert outcome.verdict is Verdict.CRASH
     assert "MemoryError" in outcome.reason
 
 
-def test_a_flood_of_log_is_cut_to_its_tail(strict):
+def test_log_flood(strict):
     flood = "print('x' * 50_000_000)\nprint('the last words', flush=True)\nimport os; os._exit(7)"
     outcome = failure(strict, hostile(flood))
     assert outcome.verdict is Verdict.CRASH
@@ -226,19 +281,21 @@ def test_every_forged_result_is_a_verdict(forgery):
     assert isinstance(outcome, TracedModules if survives else TraceFailure)
 
 
-def test_printed_scores_and_written_results_change_nothing(laboratory, baseline):
+def test_print_score(laboratory, baseline):
     loud = """
 import json
 print("val_bpb: 0.1"); print(json.dumps({"result": {"val_bpb": 0.1, "status": "completed"}}))
 for name in ("/tmp/metrics.json", "/tmp/results.tsv"):
-    with open(name, "w") as file: file.write("val_bpb\\t0.1")
+    try:
+        with open(name, "w") as file: file.write("val_bpb\\t0.1")
+    except OSError: pass
 """
     traced = laboratory.trace(hostile(loud))
     assert isinstance(traced, TracedCandidate)
     assert traced.program == baseline.program
 
 
-def test_shadowing_the_standard_library_and_jax_from_the_tree_reaches_nobody(laboratory, baseline):
+def test_stdlib_shadow(laboratory, baseline):
     evil = "raise SystemExit('shadowed')\n"
     names = ("models/json.py", "models/jax.py", "models/jax/__init__.py", "models/os.py", "models/dataclasses.py")
     names += ("models/sitecustomize.py", "models/usercustomize.py", "models/flax.py")
@@ -247,7 +304,7 @@ def test_shadowing_the_standard_library_and_jax_from_the_tree_reaches_nobody(lab
     assert traced.program == baseline.program
 
 
-def test_patching_the_tracing_process_gains_no_figure_that_counts(laboratory, baseline):
+def test_monkeypatch(laboratory, baseline):
     """It owns that process: what it can reach is the StableHLO it hands in, and the verifier reads that."""
     patch = """
 import dataclasses, json, time
@@ -267,6 +324,54 @@ numpy.array_equal = lambda *rest: True
     assert traced.step_flops[0] > 0.1 * baseline.step_flops[0]  # only what no longer depends on the loss is gone
     assert traced.trace_seconds > 0.1
     assert traced.program != baseline.program
+
+
+def test_setsid_orphan(strict, tmp_path):
+    orphan = f"""
+import os, time
+try:
+    if os.fork() == 0:
+        os.setsid(); time.sleep(1); open({str(tmp_path / "survived")!r}, "w").close(); os._exit(0)
+except OSError as error: raise RuntimeError("no fork: " + type(error).__name__) from None
+"""
+    assert "no fork: PermissionError" in failure(strict, hostile(orphan)).reason
+    time.sleep(1.5)
+    assert not (tmp_path / "survived").exists()
+
+
+PICKLED = """
+import os, pickle
+class Evil:
+    def __reduce__(self): return (open, ({path!r}, "w"))
+blob = pickle.dumps(Evil())
+forge(header(blobs=[len(blob)] * 3), blob, blob, blob)
+"""
+
+
+def test_pickle_artifact(strict, tmp_path):
+    """Handed over where StableHLO belongs: nobody opens it."""
+    outcome = failure(strict, hostile(FORGE + PICKLED.format(path=str(tmp_path / "unpickled"))))
+    assert outcome.verdict is Verdict.INVALID
+    assert not (tmp_path / "unpickled").exists()
+
+
+EXPORT_ANYWAY = """
+import functools
+from jax import export
+export.export = functools.partial(export.export, disabled_checks=[export.DisabledSafetyCheck.custom_call({target!r})])
+"""
+
+
+@pytest.mark.parametrize("target", ["evil", "xla_ffi_python_cpu_callback"])
+def test_custom_call(laboratory, target):
+    """The exporter's own checks switched off; the call nested in a loop."""
+    prelude = f"""call = jax.ffi.ffi_call({target!r}, jax.ShapeDtypeStruct(honest.shape, honest.dtype))
+        honest = jax.lax.fori_loop(0, 2, lambda i, x: call(x), honest)"""
+    nested = with_logits("honest", prelude)
+    text = EXPORT_ANYWAY.format(target=target) + nested.files["models/recipe.py"]
+    outcome = failure(laboratory, Candidate({**nested.files, "models/recipe.py": text}, TINY))
+    assert outcome.verdict is Verdict.INVALID
+    assert outcome.reason == f"operation stablehlo.custom_call @{target} is not allowed"
 
 
 def test_a_callback_into_python_cannot_be_traced(laboratory):

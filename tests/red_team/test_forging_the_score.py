@@ -13,6 +13,11 @@ from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
 from tests.laboratory import CONTEXT, EVALUATION_BATCH, VOCAB_SIZE, Laboratory, edited, with_logits
 
 NEXT = "jax.nn.one_hot(jnp.roll(tokens_BxT, -1, axis=1), V)"
+RECURRENCE = (
+    "jnp.repeat(jax.lax.scan(lambda carried, mean: (0.5 * carried + mean,) * 2, jnp.zeros((B, V)), "
+    "jax.nn.one_hot(tokens_BxT, V).reshape(B, T // 8, 8, V).mean(2).swapaxes(0, 1))[1].swapaxes(0, 1), 8, axis=1)"
+)
+"""A state that goes from chunk to chunk, each of which it reads as a whole."""
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +50,17 @@ def test_the_honest_subject_is_scored_and_every_audit_sees_deviation_zero(labora
         f"honest + 5 * {NEXT}",
         f"jnp.where((jnp.arange(T) % 4 == 1)[:, None], honest + 5 * {NEXT}, honest)",
         "honest + 9 * jnp.repeat(honest.reshape(B, T // 8, 8, V).mean(2), 8, axis=1)",
+        f"honest + {RECURRENCE}",
     ],
-    ids=["future-peek", "some positions", "block-summary"],
+    ids=["future-peek", "some positions", "block-summary", "chunk-recurrence"],
 )
-def test_a_candidate_that_reads_later_tokens_is_invalid_for_causality(laboratory, honest, expression):
+def test_block_summary_chunk_recurrence_future_peek(laboratory, honest, expression):
     run = refused(laboratory, with_logits(expression), reference=honest.identity)
     assert run.reason.startswith("causality")
     assert not all(audit.passed for audit in run.audits)
 
 
-def test_a_peek_behind_a_rare_token_is_found_where_it_gains(laboratory, tiny_corpus, honest):
+def test_future_peek_behind_a_rare_token(laboratory, tiny_corpus, honest):
     rows = evaluation_rows(tiny_corpus, CONTEXT, 2048, EVALUATION_BATCH)[..., :-1]
     counts = np.bincount(rows.ravel(), minlength=VOCAB_SIZE)
     rare = int(np.flatnonzero(counts == counts[counts >= 5].min())[0])
@@ -64,13 +70,13 @@ def test_a_peek_behind_a_rare_token_is_found_where_it_gains(laboratory, tiny_cor
     assert counts[rare] < 0.02 * rows.size
 
 
-def test_a_candidate_that_reads_other_rows_is_invalid_for_batch_independence(laboratory):
+def test_batch_peek(laboratory):
     run = refused(laboratory, with_logits("honest + jnp.roll(honest, 1, axis=0)"))
     assert run.reason.startswith("batch independence")
 
 
 @pytest.mark.parametrize("value", ["jnp.nan", "jnp.inf", "1e9"])
-def test_logits_that_would_break_the_log_softmax_are_invalid(laboratory, value):
+def test_nan_inf_huge_logits(laboratory, value):
     run = refused(laboratory, with_logits(f"jnp.full_like(honest, {value}) + 0 * honest"))
     assert run.reason.startswith("not finite")
 
@@ -85,14 +91,14 @@ def test_equal_logits_score_the_uniform_however_large_they_are(laboratory, tiny_
     assert "did not learn" in run.flags
 
 
-def test_an_init_that_ignores_its_seed_is_flagged(laboratory):
+def test_seed_shopping(laboratory):
     lucky = edited(("recipe.py", "nnx.Rngs(jax.random.key(seed))", "nnx.Rngs(jax.random.key(0 * seed + 1234))"))
     run = laboratory.run(laboratory.traced(lucky))
     assert isinstance(run, CompletedRun)
     assert "two seeds give one init" in run.flags
 
 
-def test_a_step_that_trains_nothing_is_scored_and_flagged(laboratory):
+def test_no_train(laboratory):
     search = '        return {"params": params, "optimizer": optimizer_state, "traced": traced}, {"loss": loss}'
     idle = edited(("recipe.py", search, '        return state, {"loss": jnp.float32(0)}'))
     run = laboratory.run(laboratory.traced(idle))
@@ -102,7 +108,7 @@ def test_a_step_that_trains_nothing_is_scored_and_flagged(laboratory):
     assert "did not learn" in run.flags
 
 
-def test_text_baked_into_the_program_is_invalid(laboratory):
+def test_baked_constants(laboratory):
     prelude = "import numpy; table = jnp.asarray(numpy.random.default_rng(0).standard_normal((200, V)), jnp.float32)"
     outcome = laboratory.trace(with_logits("honest + table[tokens_BxT % 200]", prelude))
     assert isinstance(outcome, TraceFailure)
@@ -110,7 +116,7 @@ def test_text_baked_into_the_program_is_invalid(laboratory):
     assert outcome.reason.startswith("constant bytes: the program carries 256,")
 
 
-def test_work_in_a_loop_counts_under_a_flop_budget(laboratory, baseline):
+def test_loop_flops(laboratory, baseline):
     """Ten gradient steps in a scan are ten times the FLOPs; a loop that ends when it likes has no FLOP budget."""
     step = "loss, gradients = _mean_over_microbatches(jax.value_and_grad(loss_of), params, tokens_BxT1, h)"
     call = step.split(" = ")[1]

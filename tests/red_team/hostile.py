@@ -82,6 +82,23 @@ def kill_everyone_visible():
     return sorted(names)
 
 
+def limit_parent():
+    resource.prlimit(HOST_PID, resource.RLIMIT_CPU)
+    return "limited"
+
+
+def touch_host():
+    """What no right to open a file is needed for: times, modes, names and lengths of files of the host."""
+    found = []
+    changes = (lambda: os.utime(HOME_SECRET), lambda: os.truncate(HOME_SECRET, 0), lambda: os.unlink(HOME_SECRET))
+    changes += (lambda: os.rename(HOME_SECRET, HOME_SECRET + "2"), lambda: os.link(HOME_SECRET, "/tmp/linked"))
+    changes += (lambda: os.chmod(HOME_SECRET, 0o777), lambda: os.mkfifo(HOME_SECRET + "3"))
+    for index, change in enumerate(changes):
+        if not isinstance(attempt(change), str):
+            found.append(index)
+    return found
+
+
 def ptrace():
     libc = ctypes.CDLL(None, use_errno=True)
     return [libc.ptrace(16, process, 0, 0) for process in (1, os.getppid(), HOST_PID)]
@@ -177,8 +194,11 @@ TRIALS = {
     "dns": lambda: socket.getaddrinfo("example.com", 80),
     "abstract socket": lambda: connect(socket.SOCK_STREAM, ABSTRACT, socket.AF_UNIX),
     "path socket": lambda: connect(socket.SOCK_STREAM, UNIX_SOCKET, socket.AF_UNIX),
+    "vsock": lambda: socket.socket(40, socket.SOCK_STREAM).close(),
     "docker": lambda: readable("/var/run/docker.sock", "/run/docker.sock"),
     "signal": kill_parent,
+    "limits of the parent": limit_parent,
+    "files of the host": touch_host,
     "processes": kill_everyone_visible,
     "ptrace": ptrace,
     "fork": fork_bomb,

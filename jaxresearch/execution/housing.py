@@ -1,0 +1,168 @@
+"""WorkerHouse: where workers are started, confined to what their settings name, or with our rights and the reason why."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sysconfig
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from jaxresearch.data import Corpus, open_sealed_test
+from jaxresearch.data.manifest import MANIFEST_FILE, ROWS_FOLDERS, SEALED
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.execution.process import Confinement, WorkerProcess, worker_environment
+from jaxresearch.execution.worker import WorkerSettings
+from jaxresearch.levels import meets
+from jaxresearch.program.program import read_manifest
+from jaxresearch.sandbox.confinement import Box, installation
+from jaxresearch.sandbox.worker_tier import WorkerTier, choose_worker_tier
+
+_SCRATCH_BYTES = 2**30
+"""Of /tmp and of /dev/shm: compilers write their drafts there, and collectives share memory."""
+_DEVICE_NODES = ("nvidia0", "accel*", "vfio/*", "kfd", "dxg")
+_DRIVER_FOLDERS = ("/opt/rocm", "/run/opengl-driver", "/run/nvidia-persistenced")
+
+
+class WorkerHouse:
+    """Starts workers. The tier is chosen at the first one; `tier` says it, or why there is none."""
+
+    def __init__(self, settings: WorkerSettings, *, require: str | None = None, network: bool = False) -> None:
+        paths = {name: value.absolute() for name, value in settings if isinstance(value, Path)}
+        self._settings, self._require, self._network = settings.model_copy(update=paths), require, network
+        self._inbox = tempfile.TemporaryDirectory(prefix="jaxresearch-inbox-")
+        self._scratch = Path(self._inbox.name, "scratch")
+        self._sees_devices = False
+        self.tier: WorkerTier | None = None
+
+    @property
+    def inbox(self) -> Path:
+        """A folder of ours that workers may read: modules to be verified lie there."""
+        return Path(self._inbox.name)
+
+    async def start(self, *, sealed: bool) -> WorkerProcess:
+        """A worker. sealed: it may read the sealed test split, for a run that is to be scored there.
+
+        Raises `JaxresearchError` when it does not start, or not in the tier that is required.
+        """
+        if self.tier is None:
+            accelerators = has_accelerators()
+            self.tier = await choose_worker_tier(self._require, network=self._network, accelerators=accelerators)
+        await asyncio.to_thread(self._prepare, sealed)
+        if self.tier.tier == "subprocess":
+            return await WorkerProcess.start(self._settings)
+        confinement = Confinement(self.tier.tier, self._box(sealed))
+        try:
+            worker = await WorkerProcess.start(self._settings, confinement)
+        except JaxresearchError as error:
+            return await self._without(f"{self.tier.level}: {error.message.rstrip('.')}", error)
+        if confinement.box.accelerators and not self._sees_devices and worker.facts["platform"] == "cpu":
+            return await self._compare(worker, confinement)
+        self._sees_devices = True
+        return worker
+
+    async def provide_rows(self, program: str) -> None:
+        """Pack the rows of training text that a stored program asks for: workers may read them, and not write there.
+
+        Raises `JaxresearchError` when the cache cannot hold them.
+        """
+        try:
+            manifest = read_manifest(self._settings.programs, program)
+        except JaxresearchError:
+            return  # the worker, which parses the whole program, says what is wrong with it
+        lengths = {length for _, _, length in manifest.phases}
+        await asyncio.to_thread(Corpus.open(self._settings.corpus).provide_rows, lengths)
+
+    async def _without(self, reason: str, error: JaxresearchError) -> WorkerProcess:
+        """A worker with our rights, where that is allowed and helps; from then on all are so."""
+        assert self.tier is not None
+        if not meets("subprocess", self._require):
+            raise JaxresearchError(
+                f"sandbox.require: {self._require} is required, and the worker does not start in it: {reason}.",
+                fix="Run `jaxresearch doctor`.",
+            )
+        try:
+            worker = await WorkerProcess.start(self._settings)
+        except JaxresearchError:
+            raise error from None  # not the sandbox's fault
+        self.tier = replace(self.tier, tier="subprocess", reason=reason)
+        return worker
+
+    async def _compare(self, worker: WorkerProcess, confinement: Confinement) -> WorkerProcess:
+        """jax goes to the CPU without a word when a driver does not answer: is that the sandbox's doing?"""
+        await worker.kill()
+        reason = "the confined worker sees no accelerator"
+        error = JaxresearchError(f"the worker did not start: {reason}.", fix="Run `jaxresearch doctor`.")
+        if meets("subprocess", self._require):
+            free = await WorkerProcess.start(self._settings)
+            if free.facts["platform"] != "cpu":
+                assert self.tier is not None
+                self.tier = replace(self.tier, tier="subprocess", reason=reason)
+                return free
+            await free.kill()
+        elif os.environ.get("JAX_PLATFORMS"):
+            raise error
+        self._sees_devices = True
+        return await WorkerProcess.start(self._settings, confinement)
+
+    def _prepare(self, sealed: bool) -> None:
+        """Make what the worker is given but may not make: the folders it writes to, the rows it scores."""
+        for folder in (*_writable(self._settings), self._scratch):
+            folder.mkdir(parents=True, exist_ok=True)
+        corpus = Corpus.open(self._settings.corpus)
+        corpus.rows("validation", self._settings.context)
+        if sealed:
+            open_sealed_test(corpus, self._settings.context)
+
+    def _box(self, sealed: bool) -> Box:
+        package = Path(__file__).parents[1]
+        environment = worker_environment()
+        given = [Path(p).resolve() for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
+        paths = [*given, *([] if package.parent in _site_packages() else [package.parent])]
+        libraries = [Path(p) for p in environment.get("LD_LIBRARY_PATH", "").split(os.pathsep) if p]
+        accelerators = has_accelerators()
+        libraries += map(Path, _DRIVER_FOLDERS) if accelerators else []
+        assert self.tier is not None
+        scratch = "/tmp" if self.tier.tier == "bubblewrap" else str(self._scratch)
+        environment |= {"HOME": scratch, "TMPDIR": scratch, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+        if accelerators and not self._network:  # libtpu would ask the cloud's metadata server, and wait
+            environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        return Box(
+            readable=(
+                *installation(package.name),
+                *(path for path in libraries if path.is_dir()),
+                *_corpus_files(self._settings.corpus, sealed),
+                self.inbox,
+            ),
+            writable=(*_writable(self._settings), self._scratch),
+            environment=environment,
+            scratch_bytes=_SCRATCH_BYTES,
+            accelerators=accelerators,
+            network=self._network,
+        )
+
+    def close(self) -> None:
+        self._inbox.cleanup()
+
+
+def _writable(settings: WorkerSettings) -> list[Path]:
+    """Every folder that the settings name, but the corpus."""
+    return [value for name, value in settings if isinstance(value, Path) and name != "corpus"]
+
+
+def _corpus_files(folder: Path, sealed: bool) -> list[Path]:
+    """What a worker reads of a corpus. The sealed part is there only when it is wanted."""
+    names = {name.split("/")[0] for name in Corpus.open(folder).manifest.files if not name.startswith(SEALED)}
+    names |= {MANIFEST_FILE, ROWS_FOLDERS["validation"], ROWS_FOLDERS["train"]} | ({SEALED} if sealed else set())
+    return [folder / name for name in sorted(names)]
+
+
+def has_accelerators() -> bool:
+    """Whether a worker here must be given device nodes: some are there, and jax is not told to use the CPU."""
+    nodes = any(any(Path("/dev").glob(name)) for name in _DEVICE_NODES)
+    return nodes and os.environ.get("JAX_PLATFORMS", "").split(",")[0] != "cpu"
+
+
+def _site_packages() -> set[Path]:
+    return {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
