@@ -67,6 +67,7 @@ class CompletedRun(BaseModel):
     device: str
     threads: int
     devices: int = 1
+    processes: int = 1
     jax: str
     sandbox: str
     flags: tuple[str, ...] = ()

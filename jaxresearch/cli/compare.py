@@ -14,6 +14,7 @@ from rich.table import Table
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, config_options, make_tournament_config, output_options
+from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import StudyDisplay
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.study.history import History
@@ -42,6 +43,7 @@ from jaxresearch.tournament.plan import Arm
 @click.option("--tournament", "folder", type=click.Path(path_type=Path), help="Its folder; the same one again goes on.")
 @config_options
 @output_options
+@hosts_options
 def compare(
     strategies: tuple[str, ...],
     arms: tuple[str, ...],

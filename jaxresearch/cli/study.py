@@ -10,6 +10,7 @@ import click
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, config_options, make_config, output_options
+from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import Display, StudyDisplay
 from jaxresearch.cli.show import print_study
 from jaxresearch.errors import ConfigurationError
@@ -38,6 +39,7 @@ from jaxresearch.errors import ConfigurationError
 @click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
 @config_options
 @output_options
+@hosts_options
 def run(
     strategy: str | None,
     llm: str | None,
@@ -87,6 +89,7 @@ def run(
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--llm", metavar="MODEL", help="Another model for what is left.")
 @output_options
+@hosts_options
 def resume(study: Path, llm: str | None, output: Output) -> int:
     """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider."""
     return _drive(study, llm, output)

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from jaxresearch.cli.common import Output, config_options, make_config, output_options
+from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import RunDisplay
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
@@ -26,6 +27,7 @@ from jaxresearch.subjects import load_subject
 @click.option("--devices", type=click.IntRange(1), help="Devices that the run is spread over.")
 @config_options
 @output_options
+@hosts_options
 def train(
     seed: int,
     budget: str | None,

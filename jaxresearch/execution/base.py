@@ -9,10 +9,19 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import RunOutcome, RunProgress, TraceFailure
 from jaxresearch.proposal import Candidate, Hyperparameter
 
-__all__ = ["Executor", "RunProgress", "RunRequest", "TraceFailure", "TracedCandidate", "run_identity"]
+__all__ = [
+    "Executor",
+    "ExecutorLostError",
+    "RunProgress",
+    "RunRequest",
+    "TraceFailure",
+    "TracedCandidate",
+    "run_identity",
+]
 
 
 class TracedCandidate(BaseModel):
@@ -64,6 +73,10 @@ class RunRequest(BaseModel):
     trace_seconds: float = 0.0
     sandbox: str = ""
     split: RunSplit = "validation"
+
+
+class ExecutorLostError(JaxresearchError):
+    """The place where runs happen is gone, such as a host of several. Trying again is of no use before it is back."""
 
 
 class Executor(Protocol):

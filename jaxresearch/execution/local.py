@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from jaxresearch.config import LimitsConfig, StudyConfig
 from jaxresearch.data import Corpus, default_cache_root, unigram_bpb
 from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate, TraceFailure
+from jaxresearch.execution.hosts import hosts_here
 from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError, WorkerProcess
 from jaxresearch.execution.worker import VerifyRequest, WorkerSettings
 from jaxresearch.experiment import FailedRun, RunOutcome, Verdict
@@ -61,6 +62,8 @@ class LocalExecutor:
             program_bytes=config.limits.program_bytes,
             constant_bytes=config.limits.constant_bytes,
             parameters=config.limits.parameters,
+            corpus_source=config.corpus.source,
+            hosts=hosts_here(),
         )
         return cls(settings, config.limits, sandbox, config.execution.keep_awake_programs)
 
@@ -204,7 +207,7 @@ class LocalExecutor:
 
     async def close(self) -> None:
         if self._worker is not None:
-            await self._worker.kill()
+            await (self._worker.kill() if self._settings.hosts is None else self._worker.end())
             self._worker = None
 
 
