@@ -12,11 +12,25 @@ import click
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output
-from jaxresearch.execution.hosts import JOIN_SECONDS, Hosts, find_hosts, placed
+from jaxresearch.execution.hosts import JOIN_SECONDS, Hosts, find_hosts, hosts_here, placed
 
 
 def hosts_options(command: Callable) -> Callable:
-    """Options of a command that trains. Process 0 does the command; the others follow it. Goes below output_options."""
+    """For a command that trains: process 0 does it, the others follow. Goes below output_options."""
+
+    @place_options
+    @functools.wraps(command)
+    def wrapper(*args: Any, output: Output, **kwargs: Any) -> Any:
+        hosts = hosts_here()
+        if hosts is not None and hosts.process_id > 0:
+            return _follow(hosts, output)
+        return command(*args, output=output, **kwargs)
+
+    return wrapper
+
+
+def place_options(command: Callable) -> Callable:
+    """The options alone: the command runs on every host, and finds its place in `hosts_here()`."""
 
     @click.option(
         "--coordinator",
@@ -47,14 +61,10 @@ def hosts_options(command: Callable) -> Callable:
         processes: int | None,
         process_id: int | None,
         join_seconds: int,
-        output: Output,
         **kwargs: Any,
     ) -> Any:
-        hosts = find_hosts(coordinator, processes, process_id, join_seconds=join_seconds)
-        if hosts is not None and hosts.process_id > 0:
-            return _follow(hosts, output)
-        with placed(hosts):
-            return command(*args, output=output, **kwargs)
+        with placed(find_hosts(coordinator, processes, process_id, join_seconds=join_seconds)):
+            return command(*args, **kwargs)
 
     return wrapper
 

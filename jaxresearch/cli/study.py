@@ -37,6 +37,9 @@ from jaxresearch.errors import ConfigurationError
     help="A program.md: goals, taboos and ideas for the strategy.",
 )
 @click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
+@click.option(
+    "--fsdp", type=click.IntRange(1), help="Devices that hold one state together; chosen by its size if left out."
+)
 @config_options
 @output_options
 @hosts_options
@@ -53,6 +56,7 @@ def run(
     max_cost: float | None,
     folder: Path | None,
     devices: int | None,
+    fsdp: int | None,
     instructions: Path | None,
     config_file: Path | None,
     settings: tuple[str, ...],
@@ -74,6 +78,7 @@ def run(
         max_seconds=max_seconds,
         max_cost=max_cost,
         execution__devices=devices,
+        execution__fsdp=fsdp,
         execution__executor=executor,
     )
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -25,6 +25,9 @@ from jaxresearch.subjects import load_subject
 @click.option("--study", type=click.Path(path_type=Path), help="Run an experiment of this study, with its settings.")
 @click.option("--experiment", type=click.IntRange(0), help="Which one; the best kept when left out.")
 @click.option("--devices", type=click.IntRange(1), help="Devices that the run is spread over.")
+@click.option(
+    "--fsdp", type=click.IntRange(1), help="Devices that hold one state together; chosen by its size if left out."
+)
 @config_options
 @output_options
 @hosts_options
@@ -35,6 +38,7 @@ def train(
     study: Path | None,
     experiment: int | None,
     devices: int | None,
+    fsdp: int | None,
     config_file: Path | None,
     settings: tuple[str, ...],
     output: Output,
@@ -43,13 +47,14 @@ def train(
     from jaxresearch.execution.single import train_once
 
     if study is not None:
-        if config_file or settings or corpus or budget or devices:
+        if config_file or settings or corpus or budget or devices or fsdp:
             raise click.UsageError("--study brings its own settings; leave the others out.")
         config, candidate = _from_study(study, experiment)
     elif experiment is not None:
         raise click.UsageError("--experiment needs --study.")
     else:
-        config = make_config(config_file, settings, budget=budget, corpus__source=corpus, execution__devices=devices)
+        mesh = {"execution__devices": devices, "execution__fsdp": fsdp}
+        config = make_config(config_file, settings, budget=budget, corpus__source=corpus, **mesh)
         candidate = load_subject(config.subject.source, config.subject.hyperparameters)
     with RunDisplay(output) as display:
         outcome = asyncio.run(train_once(config, candidate, seed, display.preparing, display.update))

@@ -112,9 +112,9 @@ def join(hosts: Hosts, refuse: Callable[[str], None]) -> None:
     timer.daemon = True
     timer.start()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    patience = {"initialization_timeout": seconds + 60}
+    patience = seconds + 60
     if hosts.address is None:
-        jax.distributed.initialize(**patience)
+        jax.distributed.initialize(initialization_timeout=patience)
     else:
         host, port = hosts.address
         jax.distributed.initialize(
@@ -123,7 +123,7 @@ def join(hosts: Hosts, refuse: Callable[[str], None]) -> None:
             hosts.process_id,
             cluster_detection_method="deactivate",
             coordinator_bind_address=f"{_listening_host(host)}:{port}",
-            **patience,
+            initialization_timeout=patience,
         )
     _broadcast(np.zeros(1, np.int32))  # all are there, and the devices reach each other
     timer.cancel()

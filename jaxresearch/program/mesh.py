@@ -56,7 +56,7 @@ class Placement:
         if not self.spans_processes:
             return slice(0, count)
         indices = self.rows(count).addressable_devices_indices_map((count,)).values()
-        held = [rows.indices(count) for (rows,) in indices]
+        held = [index[0].indices(count) for index in indices if index is not None]
         return slice(min(start for start, _, _ in held), max(stop for _, stop, _ in held))
 
     def put_rows(self, own: np.ndarray, count: int) -> np.ndarray | jax.Array:
@@ -65,7 +65,8 @@ class Placement:
             return own
         first, shape = self.own_rows(count).start, (count, *own.shape[1:])
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # it is for the mesh of a process without devices
             start, stop, _ = index[0].indices(count)
             return own[start - first : stop - first]
 

@@ -44,8 +44,8 @@ class CompiledScorer:
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """`run` on whole batches, i32[b, T]; over several processes each feeds the rows that its devices hold."""
         own = self.placement.own_rows(self.batch)
-        inputs, targets = (self.placement.put_rows(rows[own], self.batch) for rows in (inputs, targets))
-        return self.run(leaves, inputs, targets, probe)
+        put = [self.placement.put_rows(rows[own], self.batch) for rows in (inputs, targets)]
+        return self.run(leaves, *put, probe)
 
 
 @dataclass(frozen=True)

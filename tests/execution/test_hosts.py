@@ -225,12 +225,25 @@ def test_train_needs_no_argument_under_slurm(command, config_file, laboratory, b
 
 
 @pytest.mark.slow
+def test_doctor_shows_whether_the_hosts_find_each_other(command):
+    port = free_port()
+    doctors = [command("doctor", "--json", *flags(port, number)) for number in (0, 1)]
+    found = [json.loads(doctor.communicate(timeout=120)[0]) for doctor in doctors]
+    assert [each["process_id"] for each in found] == [0, 1]
+    assert [each["devices"].partition("; ")[2] for each in found] == [
+        "process 0 of 2, 1 of them here",
+        "process 1 of 2, 1 of them here",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_study_whose_host_is_gone_stops_with_one_line_and_is_resumed(command, config_file, tmp_path):
     """The host's command is killed, so that nobody starts its worker again."""
     study, port = tmp_path / "study", free_port()
-    settings = ["--config", config_file, "--experiments", 1, "--set", "acceptance.runs=2"]
-    follower = command("run", *flags(port, 1, 20))
-    leader = command("run", "--study", study, *settings, "--budget", "2000steps", *flags(port, 0, 20))
+    settings = ["--config", config_file, "--experiments", 0, "--set", "acceptance.runs=2"]
+    follower = command("run", *flags(port, 1, 30))
+    leader = command("run", "--study", study, *settings, "--budget", "300steps", *flags(port, 0, 30))
     for line in leader.stderr:
         if "train" in line:
             os.killpg(follower.pid, signal.SIGKILL)
@@ -238,7 +251,7 @@ def test_a_study_whose_host_is_gone_stops_with_one_line_and_is_resumed(command, 
     _, notes = leader.communicate(timeout=120)
     assert leader.returncode == 1
     error = notes.strip().splitlines()[-1]
-    assert error.startswith("Error: the worker did not start: not all of 2 processes joined within 20 s")
+    assert error.startswith("Error: the worker did not start: not all of 2 processes joined within 30 s")
     ledger = Ledger.open(study / "ledger.sqlite")
     outcomes = [stored.event.outcome for stored in ledger.read() if isinstance(stored.event, RunFinished)]
     ledger.close()
