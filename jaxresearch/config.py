@@ -120,7 +120,9 @@ class ExecutionConfig(_Part):
 
     executor: Literal["local"] = Field(default="local", description="where runs happen")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a run; all cores when null")
-    devices: int = Field(default=1, ge=1, description="devices that one run is spread over")
+    devices: int = Field(
+        default=1, ge=1, description="devices that one run is spread over; all there are over several hosts"
+    )
     fsdp: int | None = Field(
         default=None, ge=1, description="devices that hold one state together; null chooses by its size"
     )

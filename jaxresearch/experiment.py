@@ -80,6 +80,7 @@ class CompletedRun(BaseModel):
     device: str
     threads: int
     devices: int = 1
+    processes: int = 1
     jax: str
     attention: str = Field(default="", description="what computes it: `cudnn`, or `xla` and why not a kernel")
     sandbox: str

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, config_options, make_tournament_config, output_options, sandbox_option
+from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import StudyDisplay
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.study.history import History
@@ -43,6 +44,7 @@ from jaxresearch.tournament.plan import Arm
 @sandbox_option
 @config_options
 @output_options
+@hosts_options
 def compare(
     strategies: tuple[str, ...],
     arms: tuple[str, ...],

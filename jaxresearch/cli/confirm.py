@@ -11,6 +11,7 @@ from rich.console import Console
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, output_options
+from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import StudyDisplay
 from jaxresearch.errors import JaxresearchError
 
@@ -20,6 +21,7 @@ from jaxresearch.errors import JaxresearchError
 @click.option("--seeds", type=click.IntRange(2, 1000), default=5, show_default=True, help="Fresh seeds for each.")
 @click.option("--again", is_flag=True, help="Open the test once more; the result says that it was open before.")
 @output_options
+@hosts_options
 def confirm(study: Path, seeds: int, again: bool, output: Output) -> int:
     """Open the sealed test split, once, for the baseline and the incumbent, on fresh seeds.
 

@@ -16,6 +16,8 @@ import click
 from rich.console import Console
 
 from jaxresearch.cli.common import Output, default_config_file, output_options
+from jaxresearch.cli.hosts import place_options
+from jaxresearch.execution.hosts import hosts_here
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "pydantic-ai-slim", "tokenizers")
 _EXTRAS = {"openai": "openai", "anthropic": "anthropic", "google": "google.genai"}
@@ -24,8 +26,12 @@ _KEY = re.compile(r"[A-Z0-9_]+_API_KEY")
 
 @click.command(epilog="Example: jaxresearch doctor --json")
 @output_options
+@place_options
 def doctor(output: Output) -> None:
-    """Check devices, sandbox tiers, caches, versions and provider keys (names only)."""
+    """Check devices, sandbox tiers, caches, versions and provider keys (names only).
+
+    Started on every host of a job (`srun jaxresearch doctor`), it shows whether they find each other.
+    """
     from jaxresearch.data import default_cache_root
     from jaxresearch.execution.housing import has_accelerators
     from jaxresearch.sandbox import choose_worker_tier, examine_tiers
@@ -43,6 +49,8 @@ def doctor(output: Output) -> None:
         "provider_keys": sorted(name for name in os.environ if _KEY.fullmatch(name) and os.environ[name]),
         "default_config": str(default_config_file()),
     }
+    hosts = hosts_here()
+    facts["processes"], facts["process_id"] = (1, 0) if hosts is None else (hosts.processes, hosts.process_id)
     tier = next((report["tier"] for report in facts["sandbox"] if report["works"]), None)
     facts["sandbox_tier"] = tier
     for key, network in (("worker_tier", False), ("worker_tier_with_network", True)):
@@ -77,17 +85,36 @@ def _version(name: str) -> str | None:
         return None
 
 
+_LOOK = """
+import sys, jax
+from jaxresearch.execution.hosts import Hosts
+from jaxresearch.execution.peers import join
+if len(sys.argv) > 1:
+    join(Hosts.model_validate_json(sys.argv[1]), lambda why: (print("late", why, flush=True), __import__("os")._exit(1)))
+d = jax.devices()
+print("found", len(d), d[0].device_kind, d[0].platform)
+print("place", jax.process_index(), jax.process_count(), jax.local_device_count())
+"""
+
+
 def _devices() -> str:
-    """Asked of another process, so that this one holds no accelerator."""
-    code = "import jax; d = jax.devices(); print(len(d), d[0].device_kind, d[0].platform)"
+    """Asked of another process, so that this one holds no accelerator. Over several hosts, of all of them together."""
+    hosts = hosts_here()
+    command = [sys.executable, "-c", _LOOK, *([] if hosts is None else [hosts.model_dump_json()])]
+    patience = 120 + (0 if hosts is None else hosts.join_seconds)
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience, check=False)
     except subprocess.TimeoutExpired:
-        return "jax did not answer within 120 s"
-    if done.returncode:
+        return f"jax did not answer within {patience} s"
+    told = {first: rest for first, _, rest in (line.partition(" ") for line in done.stdout.splitlines())}
+    if "late" in told:
+        return f"jax fails: {told['late']}"
+    if done.returncode or "found" not in told:
         return f"jax fails: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
-    count, *kind, name = done.stdout.split()
-    return f"{count} x {' '.join(kind)} ({name})"
+    count, *kind, name = told["found"].split()
+    number, processes, own = told["place"].split()
+    place = f"; process {number} of {processes}, {own} of them here" if processes != "1" else ""
+    return f"{count} x {' '.join(kind)} ({name}){place}"
 
 
 def _writable(folder: os.PathLike) -> bool:

@@ -10,6 +10,7 @@ import click
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, config_options, make_config, output_options, sandbox_option
+from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import Display, StudyDisplay
 from jaxresearch.cli.show import print_study
 from jaxresearch.errors import ConfigurationError
@@ -37,8 +38,12 @@ from jaxresearch.errors import ConfigurationError
 )
 @click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
 @sandbox_option
+@click.option(
+    "--fsdp", type=click.IntRange(1), help="Devices that hold one state together; chosen by its size if left out."
+)
 @config_options
 @output_options
+@hosts_options
 def run(
     strategy: str | None,
     llm: str | None,
@@ -52,6 +57,7 @@ def run(
     max_cost: float | None,
     folder: Path | None,
     devices: int | None,
+    fsdp: int | None,
     instructions: Path | None,
     require_sandbox: str | None,
     config_file: Path | None,
@@ -74,6 +80,7 @@ def run(
         max_seconds=max_seconds,
         max_cost=max_cost,
         execution__devices=devices,
+        execution__fsdp=fsdp,
         execution__executor=executor,
         sandbox__require=require_sandbox,
     )
@@ -91,6 +98,7 @@ def run(
 @click.option("--llm", metavar="MODEL", help="Another model for what is left.")
 @sandbox_option
 @output_options
+@hosts_options
 def resume(study: Path, llm: str | None, require_sandbox: str | None, output: Output) -> int:
     """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider."""
     return _drive(study, llm, output, require_sandbox)

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from jaxresearch.cli.common import Output, config_options, make_config, output_options, sandbox_option
+from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import RunDisplay
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
@@ -25,8 +26,12 @@ from jaxresearch.subjects import load_subject
 @click.option("--experiment", type=click.IntRange(0), help="Which one; the best kept when left out.")
 @click.option("--devices", type=click.IntRange(1), help="Devices that the run is spread over.")
 @sandbox_option
+@click.option(
+    "--fsdp", type=click.IntRange(1), help="Devices that hold one state together; chosen by its size if left out."
+)
 @config_options
 @output_options
+@hosts_options
 def train(
     seed: int,
     budget: str | None,
@@ -35,6 +40,7 @@ def train(
     experiment: int | None,
     devices: int | None,
     require_sandbox: str | None,
+    fsdp: int | None,
     config_file: Path | None,
     settings: tuple[str, ...],
     output: Output,
@@ -43,13 +49,14 @@ def train(
     from jaxresearch.execution.single import train_once
 
     if study is not None:
-        if config_file or settings or corpus or budget or devices:
+        if config_file or settings or corpus or budget or devices or fsdp:
             raise click.UsageError("--study brings its own settings; leave the others out.")
         config, candidate = _from_study(study, experiment)
     elif experiment is not None:
         raise click.UsageError("--experiment needs --study.")
     else:
-        config = make_config(config_file, settings, budget=budget, corpus__source=corpus, execution__devices=devices)
+        mesh = {"execution__devices": devices, "execution__fsdp": fsdp}
+        config = make_config(config_file, settings, budget=budget, corpus__source=corpus, **mesh)
         candidate = load_subject(config.subject.source, config.subject.hyperparameters)
     with RunDisplay(output) as display:
         config = config.requiring(require_sandbox)

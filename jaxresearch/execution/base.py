@@ -9,11 +9,13 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import RunOutcome, RunProgress, TraceFailure
 from jaxresearch.proposal import Candidate, Hyperparameter
 
 __all__ = [
     "Executor",
+    "ExecutorLostError",
     "RunProgress",
     "RunRequest",
     "SampleRequest",
@@ -92,6 +94,10 @@ class SampleRequest(BaseModel):
     temperature: float
     top_k: int | None
     seed: int
+
+
+class ExecutorLostError(JaxresearchError):
+    """The place where runs happen is gone, such as a host of several. Trying again is of no use before it is back."""
 
 
 class Executor(Protocol):

@@ -22,22 +22,25 @@ def compile_executables(
     devices: Sequence[Any],
     *,
     fsdp: int | None,
+    device_bytes: int | None = None,
     kernel: Kernel | None,
     plainly: str = "xla",
 ) -> tuple[CompiledProgram, CompiledScorer]:
     """A stored program over jax's `devices`, its attention by `kernel`; without one if it does not compile with it.
 
+    fsdp, device_bytes: as in `make_placement`.
     plainly: how attention is recorded when there is no kernel. Raises what XLA does for a program that it refuses.
     """
     loaded = load(programs, program, kernel)
     if kernel is None:
         loaded = replace(loaded, attention=plainly)
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in loaded.state)
-    placement = make_placement(devices, fsdp=fsdp, state_bytes=size)
+    placement = make_placement(devices, fsdp=fsdp, state_bytes=size, device_bytes=device_bytes)
     try:
         return compile_program(loaded, placement), compile_scorer(loaded, placement)
     except Exception as error:
         if kernel is None or not loaded.attention.startswith(kernel.name):
             raise
         why_not = one_line(f"{kernel.name} does not compile: {type(error).__name__}: {error}", 200)
-        return compile_executables(programs, program, devices, fsdp=fsdp, kernel=None, plainly=f"xla ({why_not})")
+        mesh = {"fsdp": fsdp, "device_bytes": device_bytes}
+        return compile_executables(programs, program, devices, **mesh, kernel=None, plainly=f"xla ({why_not})")

@@ -19,6 +19,7 @@ from jaxresearch.config import LimitsConfig, StudyConfig
 from jaxresearch.data import Corpus, default_cache_root, unigram_bpb
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate, TraceFailure
+from jaxresearch.execution.hosts import hosts_here
 from jaxresearch.execution.housing import WorkerHouse
 from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError, WorkerProcess
 from jaxresearch.execution.worker import VerifyRequest, WorkerSettings
@@ -71,7 +72,7 @@ class LocalExecutor:
         require: str | None = None,
     ) -> None:
         self._settings, self._limits, self._sandbox, self._keep_awake = settings, limits, sandbox, keep_awake
-        self._house = WorkerHouse(settings, require=require)
+        self._house = WorkerHouse(settings, require=require, network=settings.hosts is not None)
         self._worker: WorkerProcess | None = None
         self._worker_is_sealed = False
         self._lock = asyncio.Lock()
@@ -88,12 +89,13 @@ class LocalExecutor:
         runs: Path,
         checkpoint_seconds: float | None = None,
     ) -> LocalExecutor:
-        """An executor that stores programs and evaluations below the given folders.
+        """An executor that stores programs and evaluations below the given folders, alone or leading other hosts.
 
         checkpoint_seconds: of training between two checkpoints; None for none. The folders must then be one driver's.
         """
         settings = worker_settings(config, corpus, programs=programs, runs=runs)
-        settings = settings.model_copy(update={"checkpoint_seconds": checkpoint_seconds})
+        facts = {"checkpoint_seconds": checkpoint_seconds, "corpus_config": config.corpus, "hosts": hosts_here()}
+        settings = settings.model_copy(update=facts)
         keep_awake = config.execution.keep_awake_programs
         return cls(settings, config.limits, sandbox, keep_awake, require=config.sandbox.require)
 
@@ -256,7 +258,7 @@ class LocalExecutor:
 
     async def close(self) -> None:
         if self._worker is not None:
-            await self._worker.kill()
+            await (self._worker.kill() if self._settings.hosts is None else self._worker.end())
             self._worker = None
         self._house.close()
 

@@ -11,27 +11,33 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Self
+
+from pydantic import BaseModel
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.execution.base import RunProgress
+from jaxresearch.execution.base import ExecutorLostError, RunProgress
+from jaxresearch.execution.hosts import CLUSTER_PREFIXES, CLUSTER_VARIABLES
 from jaxresearch.execution.worker import WorkerSettings
 from jaxresearch.levels import Tier
 from jaxresearch.sandbox.confinement import Box, confined
 from jaxresearch.sandbox.isolation import end_process
 
 _START_SECONDS = 300.0
+_OTHERS_PREPARE_SECONDS = 3600.0
+"""How long other hosts may take to fetch and prepare the corpus."""
+_LEAVE_SECONDS = 10.0
+_START_ALL = "Start the command on all hosts again; a study goes on with `jaxresearch resume`."
 _LINE_BYTES = 64 * 2**20
 _PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "XLA_FLAGS",
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "JAX_PLATFORMS", "JAX_ENABLE_COMPILATION_CACHE",
-    "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "NPROC",
-    "GLIBC_TUNABLES",
+    "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "NPROC", "GLIBC_TUNABLES", *CLUSTER_VARIABLES,
 )  # fmt: skip
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """Ask Linux for huge pages behind malloc. XLA's CPU backend takes fresh buffers for every step; with small pages a third
 of a step goes into page faults (docs/performance.md). Same numbers, and ignored by other systems."""
-_PASSED_ON_PREFIXES = ("TPU_", "LIBTPU_", "JAX_TRACEBACK", "OPENBLAS_")
+_PASSED_ON_PREFIXES = ("TPU_", "LIBTPU_", "JAX_TRACEBACK", "OPENBLAS_", *CLUSTER_PREFIXES)
 
 
 class WorkerDiedError(Exception):
@@ -75,9 +81,27 @@ class WorkerProcess:
         self.programs: set[str] = set()
 
     @classmethod
-    async def start(cls, settings: WorkerSettings, confinement: Confinement | None = None) -> WorkerProcess:
+    async def start(cls, settings: WorkerSettings, confinement: Confinement | None = None) -> Self:
         """A worker that has said its facts; confined, or with our rights. Raises `JaxresearchError`."""
-        command = [sys.executable, "-m", "jaxresearch.execution.worker", settings.model_dump_json()]
+        worker = await cls.launch("jaxresearch.execution.worker", settings, confinement)
+        hosts = settings.hosts
+        patience = _START_SECONDS if hosts is None else hosts.join_seconds + _OTHERS_PREPARE_SECONDS
+        try:
+            worker.facts = await worker._answer({"start": patience}, "start", lambda _: None)
+        except (WorkerDiedError, WorkerFailedError, StageTimeoutError) as error:
+            await worker.kill()
+            if hosts is not None:
+                raise ExecutorLostError(f"the worker did not start: {error}.", fix=_START_ALL) from None
+            raise JaxresearchError(f"the worker did not start: {error}", fix="Run `jaxresearch doctor`.") from None
+        except BaseException:
+            await worker.kill()
+            raise
+        return worker
+
+    @classmethod
+    async def launch(cls, module: str, settings: BaseModel, confinement: Confinement | None = None) -> Self:
+        """A process of ours that runs `module`, which has said nothing yet."""
+        command = [sys.executable, "-m", module, settings.model_dump_json()]
         log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
         with contextlib.ExitStack() as stack:
             descriptors, environment = (), worker_environment()
@@ -97,16 +121,7 @@ class WorkerProcess:
                 limit=_LINE_BYTES,
             )
         reaped = confinement is not None and confinement.tier == "landlock" and confinement.box.accelerators
-        worker = cls(process, log, {}, reaped=reaped)
-        try:
-            worker.facts = await worker._answer({"start": _START_SECONDS}, "start", lambda _: None)
-        except (WorkerDiedError, WorkerFailedError, StageTimeoutError) as error:
-            await worker.kill()
-            raise JaxresearchError(f"the worker did not start: {error}", fix="Run `jaxresearch doctor`.") from None
-        except BaseException:
-            await worker.kill()
-            raise
-        return worker
+        return cls(process, log, {}, reaped=reaped)
 
     @property
     def alive(self) -> bool:
@@ -127,7 +142,7 @@ class WorkerProcess:
             self._process.stdin.write(json.dumps({"do": do, "request": request}).encode() + b"\n")
             await self._process.stdin.drain()
         except (BrokenPipeError, ConnectionResetError):
-            raise WorkerDiedError(await self._epitaph()) from None
+            raise WorkerDiedError(await self.epitaph()) from None
         try:
             return await self._answer(limits, first_stage, on_progress)
         except (StageTimeoutError, asyncio.CancelledError):
@@ -147,7 +162,7 @@ class WorkerProcess:
             except TimeoutError:
                 raise StageTimeoutError(stage, limits[stage]) from None
             if not line:
-                raise WorkerDiedError(await self._epitaph())
+                raise WorkerDiedError(await self.epitaph())
             message = json.loads(line)
             if "result" in message:
                 return message["result"]
@@ -159,7 +174,31 @@ class WorkerProcess:
                 deadline = loop.time() + limits[stage]
             on_progress(progress)
 
-    async def _epitaph(self) -> str:
+    async def say(self, **message: Any) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            await self._process.stdin.drain()
+
+    async def hear(self) -> dict[str, Any] | None:
+        """The next message; None when the process has ended."""
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        return json.loads(line) if line else None
+
+    async def status(self) -> int:
+        """The exit status of a process that has ended or is about to."""
+        return await self._process.wait()
+
+    async def end(self) -> None:
+        """Let the worker take leave of its peers, then end it."""
+        await self.say(do="end")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await self._process.wait()
+        await self.kill()
+
+    async def epitaph(self) -> str:
         status = await self._process.wait()
         self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, self._log.tell() - 4096))

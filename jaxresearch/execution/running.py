@@ -18,6 +18,7 @@ from jaxresearch.data.dataset import Corpus
 from jaxresearch.data.prefetch import Prefetched
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest
+from jaxresearch.execution.peers import Peers
 from jaxresearch.execution.utilisation import model_flops_utilisation
 from jaxresearch.execution.worker import WorkerSettings
 from jaxresearch.experiment import Audit, CompletedRun, FailedRun, Verdict
@@ -36,6 +37,7 @@ class RunHost(Protocol):
     corpus: Corpus
     rows: np.ndarray
     memory_bytes: int
+    peers: Peers
 
     def sealed_rows(self) -> np.ndarray: ...
     def facts(self) -> dict: ...
@@ -47,6 +49,8 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
     """Do what `request` asks. A program that fails is a FailedRun with the reason; our own failures raise.
 
     A run that was cut, and is asked for again, goes on from its last checkpoint.
+    Over several processes each runs this, and all must take the same way: what only one knows (a file, a clock, what
+    is random) is shared before anything depends on it. There are no checkpoints then.
     """
     checkpoints = _checkpoints(host, request)
     if checkpoints is None:
@@ -62,7 +66,7 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
 
 def _checkpoints(host: RunHost, request: RunRequest) -> Checkpoints | None:
     every = host.settings.checkpoint_seconds
-    if every is None and not request.keep_state:
+    if host.peers.processes > 1 or (every is None and not request.keep_state):
         return None
     facts = host.facts()
     owner = Owner(
@@ -96,13 +100,17 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
             **facts,
         )
 
+    def broke(error: Exception, stage: str, **facts) -> FailedRun:
+        host.peers.after_error()
+        return failed(*_judge_runtime_error(error, stage), **facts)
+
     host.progress(RunProgress("compile"), force=True)
     try:
         compiled, scorer, compile_seconds = host.executables(request.program)
     except JaxresearchError:
         raise
     except Exception as error:  # XLA's word on a module that it cannot compile
-        return failed(*_judge_runtime_error(error, "compiling"))
+        return broke(error, "compiling")
     needed, there = max(compiled.peak_memory_bytes, scorer.peak_memory_bytes), host.memory_bytes
     if needed > there:
         return failed(
@@ -126,7 +134,7 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
     except JaxresearchError:
         raise
     except Exception as error:
-        return failed(*_judge_runtime_error(error, "training"))
+        return broke(error, "training")
     host.progress(RunProgress("score", 1.0, trained.loss, trained.steps), force=True)
     facts = {"train_seconds": trained.train_seconds, "curve": trained.curve, "step": trained.steps}
     sealed = host.sealed_rows() if request.split == "test" else None
@@ -136,17 +144,18 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
     except NotFiniteError as error:
         return failed(Verdict.INVALID, f"not finite: {error}", **facts)
     except Exception as error:
-        return failed(*_judge_runtime_error(error, "scoring"), **facts)
+        return broke(error, "scoring", **facts)
     audit_started = time.monotonic()
     audits = _audit(host, request, scorer, trained, scored)
     if sealed is not None:
-        randomness = np.random.default_rng(secrets.randbits(128))
+        randomness = _secret_randomness(host)
         audits += routine_audits(AuditSubject(scorer, trained.leaves, sealed), randomness)
     broken = next((audit for audit in audits if not audit.passed), None)
     if broken is not None:
         reason = f"{broken.name}: {broken.detail} (by up to {broken.max_deviation:.3g} nats)"
         return failed(Verdict.INVALID, reason, audits=audits, **facts)
-    _save(host.settings.runs / request.identity, scored.nats)
+    if host.peers.leads:
+        _save(host.settings.runs / request.identity, scored.nats)
     facts = host.facts()
     return CompletedRun(
         identity=request.identity,
@@ -178,6 +187,7 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
         device=facts["device"],
         threads=facts["threads"],
         devices=facts["devices"],
+        processes=facts["processes"],
         jax=facts["jax"],
         attention=compiled.program.attention,
         sandbox=request.sandbox,
@@ -209,16 +219,30 @@ def _audit(
     host: RunHost, request: RunRequest, scorer: CompiledScorer, trained: Trained, scored: Score
 ) -> tuple[Audit, ...]:
     """The cheap audits always; the strong ones when the run claims a gain over the reference run."""
-    randomness = np.random.default_rng(secrets.randbits(128))
+    randomness = _secret_randomness(host)
     subject = AuditSubject(scorer, trained.leaves, host.rows)
     audits = routine_audits(subject, randomness)
     if request.reference is None or not all(audit.passed for audit in audits):
         return audits
-    reference = load_nats(host.settings.runs / request.reference)
-    if reference.shape != scored.nats.shape:
-        raise JaxresearchError(f"run {request.reference[:12]} was scored on other rows than this one.")
+    reference = _reference(host, request.reference, scored.nats.shape)
     counted = host.corpus.byte_lengths[host.rows[..., 1:]] > 0
     return audits + gain_audits(subject, scored.nats, reference, counted, randomness)
+
+
+def _secret_randomness(host: RunHost) -> np.random.Generator:
+    """A generator that nobody could foresee, the same on every process."""
+    entropy = host.peers.share(np.frombuffer(secrets.token_bytes(16), np.uint32))
+    return np.random.default_rng(entropy)
+
+
+def _reference(host: RunHost, identity: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The per-token cross-entropies of a stored run, which only process 0 has on disk."""
+    nats = np.zeros(shape, np.float32)
+    if host.peers.leads:
+        nats = load_nats(host.settings.runs / identity).astype(np.float32)
+        if nats.shape != shape:
+            raise JaxresearchError(f"run {identity[:12]} was scored on other rows than this one.")
+    return host.peers.share(nats)
 
 
 def _flags(trained: Trained, scored: Score, unigram_bpb: float) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 Started by `LocalExecutor` as `python -m jaxresearch.execution.worker`. One JSON object a line on standard input asks; on
 standard output come {"progress": ...} lines and then one {"result": ...} or {"error": ...}. It holds no key and no secret.
+With `settings.hosts` it leads the workers of other hosts, which do the same runs: see `jaxresearch.execution.peers`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
+from jaxresearch.config import CorpusConfig
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, SampleRequest
+from jaxresearch.execution.hosts import Hosts
+from jaxresearch.execution.peers import Alone, Peers, lead
 from jaxresearch.machine import physical_memory_bytes
 
 if TYPE_CHECKING:
@@ -54,6 +58,8 @@ class WorkerSettings(BaseModel):
     parameters: int
     attribute_bytes: int = 65_536
     checkpoint_seconds: float | None = None
+    corpus_config: CorpusConfig = CorpusConfig()
+    hosts: Hosts | None = None
 
 
 class VerifyRequest(BaseModel):
@@ -71,7 +77,7 @@ class VerifyRequest(BaseModel):
 
 def main() -> None:
     settings = WorkerSettings.model_validate_json(sys.argv[1])
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     if settings.threads is not None:
@@ -80,7 +86,17 @@ def main() -> None:
     def say(**message: Any) -> None:
         out.write(json.dumps(message) + "\n")
 
-    worker = _Worker(settings, say)
+    def lost(why: str) -> NoReturn:
+        say(error=why)
+        os._exit(1)
+
+    peers, leader = Alone(), None
+    if settings.hosts is not None:
+        try:
+            peers = leader = lead(settings.hosts, settings, lost)
+        except JaxresearchError as error:
+            lost(str(error))
+    worker = Worker(settings, say, peers)
     say(result=worker.facts())
     for line in sys.stdin:
         request = json.loads(line)
@@ -89,9 +105,18 @@ def main() -> None:
                 case "verify":
                     say(result=worker.verify(VerifyRequest.model_validate(request["request"])))
                 case "run":
-                    say(result=worker.run(RunRequest.model_validate(request["request"])))
+                    asked = RunRequest.model_validate(request["request"])
+                    if leader is not None:
+                        leader.ask(settings.programs, asked)
+                    say(result=worker.run(asked))
+                    if leader is not None and leader.spoilt:
+                        os._exit(1)  # the driver starts another worker, and so does every host
                 case "sample":
                     say(result=worker.sample(SampleRequest.model_validate(request["request"])))
+                case "end":
+                    if leader is not None:
+                        leader.end()
+                    os._exit(0)  # without waiting for the others, as jax would
                 case unknown:
                     say(error=f"unknown request {unknown!r}")
         except Exception as error:
@@ -99,18 +124,23 @@ def main() -> None:
 
             traceback.print_exc()
             say(error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:500]}")
+            if leader is not None:
+                os._exit(1)  # the others may be waiting for what will not come
 
 
-def _end_with(driver: int) -> None:
+def end_with(driver: int) -> None:
     """A driver that was killed cannot kill us, and a program may never return to see that standard input has ended."""
     while os.getppid() == driver:
         time.sleep(1.0)
     os._exit(1)
 
 
-class _Worker:
-    def __init__(self, settings: WorkerSettings, say: Callable[..., None]) -> None:
+class Worker:
+    """One process's part in verifying, training and scoring. `peers` are the other processes of the job."""
+
+    def __init__(self, settings: WorkerSettings, say: Callable[..., None], peers: Peers) -> None:
         import jax
+        import numpy as np
 
         jax.config.update("jax_compilation_cache_dir", str(settings.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -118,20 +148,21 @@ class _Worker:
 
         from jaxresearch.data.dataset import Corpus, evaluation_rows
 
-        self.settings, self.say = settings, say
-        if os.environ.get("JAX_PLATFORMS", "") == "cpu" and settings.devices > 1:
+        self.settings, self.say, self.peers = settings, say, peers
+        if os.environ.get("JAX_PLATFORMS", "") == "cpu" and settings.devices > 1 and peers.processes == 1:
             jax.config.update("jax_num_cpu_devices", settings.devices)
-        self.devices = jax.devices()[: settings.devices]
-        if len(self.devices) < settings.devices:
+        self.devices = jax.devices() if peers.processes > 1 else jax.devices()[: settings.devices]
+        if settings.devices > 1 and len(self.devices) != settings.devices:
             found = f"{len(self.devices)} of platform {self.devices[0].platform}"
             raise ConfigurationError(f"execution.devices: {settings.devices} were asked for and jax sees {found}.")
-        self.device = self.devices[0]
+        self.device = jax.local_devices()[0]
         self.corpus = Corpus.open(settings.corpus)
         self.rows = evaluation_rows(
             self.corpus, settings.context, settings.evaluation_tokens, settings.evaluation_batch
         )
-        limit = (self.device.memory_stats() or {}).get("bytes_limit")
-        self.memory_bytes = int(limit or _USABLE_SHARE * physical_memory_bytes())
+        limit = int((self.device.memory_stats() or {}).get("bytes_limit", 0))
+        there = np.array([limit, limit or int(_USABLE_SHARE * physical_memory_bytes())], np.int64)
+        self.device_bytes, self.memory_bytes = map(int, peers.share(there))  # process 0's: all must decide alike
         self.compiled: OrderedDict[str, Any] = OrderedDict()
         self._last_progress = 0.0
 
@@ -152,12 +183,13 @@ class _Worker:
             "platform": "cuda" if self.device.platform == "gpu" else self.device.platform,
             "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "devices": len(self.devices),
+            "processes": self.peers.processes,
             "jax": jax.__version__,
         }
 
     def progress(self, progress: RunProgress, *, force: bool = False) -> None:
         now = time.monotonic()
-        if force or now - self._last_progress >= _PROGRESS_INTERVAL_SECONDS:
+        if self.peers.leads and (force or now - self._last_progress >= _PROGRESS_INTERVAL_SECONDS):
             self._last_progress = now
             self.say(progress=vars(progress))
 
@@ -219,7 +251,13 @@ class _Worker:
             settings, platform = self.settings, self.facts()["platform"]
             kernel, plainly = choose_kernel(settings.attention, platform, len(self.devices))
             self.compiled[program] = compile_executables(
-                settings.programs, program, self.devices, fsdp=settings.fsdp, kernel=kernel, plainly=plainly
+                settings.programs,
+                program,
+                self.devices,
+                fsdp=settings.fsdp,
+                device_bytes=self.device_bytes,
+                kernel=kernel,
+                plainly=plainly,
             )
             while len(self.compiled) > _KEPT_PROGRAMS:
                 self.compiled.popitem(last=False)

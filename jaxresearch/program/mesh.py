@@ -46,15 +46,44 @@ class Placement:
                 return NamedSharding(self.mesh, PartitionSpec(axes))
         return self.replicated
 
+    @property
+    def spans_processes(self) -> bool:
+        """Whether other processes hold a part of the mesh, as over several hosts."""
+        return self.mesh.is_multi_process
 
-def make_placement(devices: Sequence[Any], *, fsdp: int | None, state_bytes: int) -> Placement:
+    def own_rows(self, count: int) -> slice:
+        """The rows of a batch of `count` that this process's devices hold, with what lies between them."""
+        if not self.spans_processes:
+            return slice(0, count)
+        indices = self.rows(count).addressable_devices_indices_map((count,)).values()
+        held = [index[0].indices(count) for index in indices if index is not None]
+        return slice(min(start for start, _, _ in held), max(stop for _, stop, _ in held))
+
+    def put_rows(self, own: np.ndarray, count: int) -> np.ndarray | jax.Array:
+        """A batch of `count` rows for an executable, from the rows `own_rows(count)` of it."""
+        if not self.spans_processes:
+            return own
+        first, shape = self.own_rows(count).start, (count, *own.shape[1:])
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # it is for the mesh of a process without devices
+            start, stop, _ = index[0].indices(count)
+            return own[start - first : stop - first]
+
+        return jax.make_array_from_callback(shape, self.rows(count), part)
+
+
+def make_placement(
+    devices: Sequence[Any], *, fsdp: int | None, state_bytes: int, device_bytes: int | None = None
+) -> Placement:
     """A mesh of all `devices` (jax's): `fsdp` of them hold one state together; None chooses by the state's size.
 
-    state_bytes: of the whole state. Raises `ConfigurationError` when `fsdp` does not divide the number of devices.
+    state_bytes: of the whole state. device_bytes: memory of one device, 0 if unknown; None asks the first, which must
+    be this process's own. Raises `ConfigurationError` when `fsdp` does not divide the number of devices.
     """
     count = len(devices)
     if fsdp is None:
-        memory = (devices[0].memory_stats() or {}).get("bytes_limit", 0)
+        memory = (devices[0].memory_stats() or {}).get("bytes_limit", 0) if device_bytes is None else device_bytes
         fsdp = count if memory and state_bytes > _STATE_SHARE * memory else 1
     if count % fsdp:
         raise ConfigurationError(f"execution.fsdp: {fsdp} does not divide {count} devices.")

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxresearch.experiment import Audit
@@ -196,10 +195,10 @@ def _movement(
 
     What is compared is the original target's nats and a random projection of all logits; the larger change counts.
     """
-    probe = jnp.asarray(randomness.standard_normal(subject.scorer.vocab_size), jnp.float32)
+    probe = randomness.standard_normal(subject.scorer.vocab_size).astype(np.float32)
     targets = original[:, 1:]
-    nats, projection, _ = subject.scorer.run(subject.leaves, original[:, :-1], targets, probe)
-    other_nats, other_projection, _ = subject.scorer.run(subject.leaves, altered[:, :-1], targets, probe)
+    nats, projection, _ = subject.scorer(subject.leaves, original[:, :-1], targets, probe)
+    other_nats, other_projection, _ = subject.scorer(subject.leaves, altered[:, :-1], targets, probe)
     return np.asarray(nats), np.maximum(_distance(nats, other_nats), _distance(projection, other_projection))
 
 

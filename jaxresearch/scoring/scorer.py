@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,15 @@ class CompiledScorer:
     vocab_size: int
     compile_seconds: float
     peak_memory_bytes: int
+    placement: Placement = field(default_factory=one_device)
+
+    def __call__(
+        self, leaves: Leaves, inputs: np.ndarray, targets: np.ndarray, probe: np.ndarray
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """`run` on whole batches, i32[b, T]; over several processes each feeds the rows that its devices hold."""
+        own = self.placement.own_rows(self.batch)
+        put = [self.placement.put_rows(rows[own], self.batch) for rows in (inputs, targets)]
+        return self.run(leaves, *put, probe)
 
 
 @dataclass(frozen=True)
@@ -72,12 +81,13 @@ def compile_scorer(program: LoadedProgram, placement: Placement | None = None) -
         run,
         keep_unused=True,
         in_shardings=(places, rows, rows, copied),
-        out_shardings=(rows, rows, copied),
+        out_shardings=(copied, copied, copied),  # one figure a token: every process judges all of them
     )
     compiled = jitted.lower(leaves, tokens, tokens, probe).compile()
     plan = compiled.memory_analysis()
     return CompiledScorer(
         run=compiled,
+        placement=placement,
         batch=manifest.evaluation_batch,
         context=manifest.context,
         vocab_size=manifest.vocab_size,
@@ -94,8 +104,8 @@ def score(scorer: CompiledScorer, leaves: Leaves, rows: np.ndarray, byte_lengths
     byte_lengths: i32[V], UTF-8 bytes of each token, 0 for specials. Raises `NotFiniteError`.
     """
     started = time.monotonic()
-    silent = jnp.zeros(scorer.vocab_size, jnp.float32)
-    results = [scorer.run(leaves, batch[:, :-1], batch[:, 1:], silent) for batch in rows]
+    silent = np.zeros(scorer.vocab_size, np.float32)
+    results = [scorer(leaves, batch[:, :-1], batch[:, 1:], silent) for batch in rows]
     nats = np.stack([np.asarray(nats) for nats, _, _ in results])
     if not all(bool(finite) for _, _, finite in results):
         raise NotFiniteError(f"logits are not finite, or above {MAX_LOGIT:g}, too large for fp32")

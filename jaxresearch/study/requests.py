@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from jaxresearch.budget import Budget
-from jaxresearch.execution.base import Executor, RunProgress, RunRequest, RunSplit, TracedCandidate
+from jaxresearch.execution.base import Executor, ExecutorLostError, RunProgress, RunRequest, RunSplit, TracedCandidate
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import identity_of
@@ -43,9 +43,14 @@ def request_of(
 
 
 async def attempt(executor: Executor, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
-    """The run's outcome; our own failures, and an answer to another question, are `infrastructure`."""
+    """The run's outcome; our own failures, and an answer to another question, are `infrastructure`.
+
+    Raises `ExecutorLostError`, at which a study stops: another try, or another experiment, would fare no better.
+    """
     try:
         outcome = await executor.run(request, on_progress)
+    except ExecutorLostError:
+        raise
     except Exception as error:
         return _lost(request, f"the executor failed: {error!r}")
     if (outcome.identity, outcome.seed) != (request.identity, request.seed):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxresearch.data import prepare
+from jaxresearch.data import prepare_corpus
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, SampleRequest
+from jaxresearch.execution.housing import WorkerHouse
 from jaxresearch.execution.local import worker_settings
-from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError, WorkerProcess
+from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError
 from jaxresearch.study.shelf import kept_state
 from jaxresearch.study.study import Study
 
@@ -52,7 +53,7 @@ async def sample_study(
     kept_state(study.layout.runs, experiments[number])
     run = experiments[number].checkpointed
     assert run is not None, "kept_state has refused"
-    corpus = prepare(config.corpus.source, config.corpus.vocab_size, on_progress=on_preparation)
+    corpus = prepare_corpus(config, on_preparation)
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     request = SampleRequest(
         identity=run.identity,
@@ -67,7 +68,9 @@ async def sample_study(
     limits = config.limits
     seconds = limits.compile_seconds + limits.evaluation_seconds * max(1.0, tokens / TOKENS_PER_EVALUATION)
     layout = study.layout
-    worker = await WorkerProcess.start(worker_settings(config, corpus, programs=layout.programs, runs=layout.runs))
+    settings = worker_settings(config, corpus, programs=layout.programs, runs=layout.runs)
+    house = WorkerHouse(settings, require=config.sandbox.require)
+    worker = await house.start(sealed=False)
     try:
         answer = await worker.ask(
             "sample", request.model_dump(), limits={"sample": seconds}, first_stage="sample", on_progress=on_progress
@@ -76,6 +79,7 @@ async def sample_study(
         raise JaxresearchError(f"Sampling failed: {error}.", fix="Run again with --debug to see where.") from None
     finally:
         await worker.kill()
+        house.close()
     if "refused" in answer:
         raise JaxresearchError(answer["refused"])
     return Sample(number, run.seed, answer["text"], answer["tokens"], answer["ended"])

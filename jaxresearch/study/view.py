@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from jaxresearch.execution.base import Executor, TracedCandidate, TraceFailure
+from jaxresearch.execution.base import Executor, ExecutorLostError, TracedCandidate, TraceFailure
 from jaxresearch.experiment import Verdict
 from jaxresearch.proposal import Candidate, EditError, Hyperparameter, Proposal, apply
 from jaxresearch.strategy import StudyView
@@ -122,6 +122,8 @@ async def trace_once(history: History, executor: Executor, candidate: Candidate,
         return history.traces[tree]
     try:
         return await executor.trace(candidate)
+    except ExecutorLostError:
+        raise
     except Exception as error:
         return TraceFailure(verdict=Verdict.INFRASTRUCTURE, reason=f"tracing failed on our side: {error!r}")
 

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,23 +18,14 @@ from jaxresearch.experiment import RunProgress
 from jaxresearch.program.mesh import Placement, one_device
 from jaxresearch.program.program import LoadedProgram
 from jaxresearch.training.checkpoints import Checkpoints, TrainingState
+from jaxresearch.training.hosts import IN_FLIGHT, BatchSource, draw, make_clock
 from jaxresearch.training.meter import BudgetTooSmallError, Meter
 
 MAX_LOSS = 100.0
 """Nats per token above which a run counts as diverged."""
-IN_FLIGHT = 2
-"""Steps that may be queued on the device while the host goes on: no host sync per step, yet a bounded overrun."""
 _CURVE_POINTS = 200
 
 Leaves = list[jax.Array]
-
-
-class BatchSource(Protocol):
-    """Rows of one length, in an order that is a function of the seed."""
-
-    def take(self, cursor: int, batch: int) -> tuple[np.ndarray, int]:
-        """i32[batch, length + 1] from row number `cursor` of the stream on, and the cursor after it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +33,7 @@ class CompiledProgram:
     """Executables of one program: init(seed, *traced), steps[phase](leaves, tokens, progress, traced)."""
 
     program: LoadedProgram
+    placement: Placement
     init: stages.Compiled
     steps: tuple[stages.Compiled, ...]
     compile_seconds: float
@@ -94,6 +85,7 @@ def compile_program(program: LoadedProgram, placement: Placement | None = None) 
         steps.append(step.lower(leaves, tokens, scalar, [scalar] * count).compile())
     return CompiledProgram(
         program=program,
+        placement=placement,
         init=compiled_init,
         steps=tuple(steps),
         compile_seconds=time.monotonic() - started,
@@ -138,8 +130,9 @@ def train(
     fits, and for a run that outlasts `wall_cap_seconds`.
     """
     manifest = compiled.program.manifest
-    values = [jnp.float32(traced[name]) for name in manifest.traced]
-    meter = Meter(budget, clock)
+    placement, values = compiled.placement, [np.float32(traced[name]) for name in manifest.traced]
+    shared_clock = make_clock(placement, clock)
+    meter = Meter(budget, shared_clock)
     curve = _Curve()
 
     def failed(reason: str, step: int, *, timeout: bool = False) -> TrainingFailedError:
@@ -158,7 +151,7 @@ def train(
     loss, spent_seconds = math.nan, 0.0
     taken_up = checkpoints.take_up(_targets(compiled)) if checkpoints is not None else None
     if taken_up is None:
-        leaves = list(compiled.init(jnp.uint32(seed), values))
+        leaves = list(compiled.init(np.uint32(seed), values))
     else:
         leaves, cursors, loss = taken_up.leaves, dict(taken_up.cursors), taken_up.loss
         curve.points = list(taken_up.curve)
@@ -189,6 +182,7 @@ def train(
         meter.leave_out(clock() - began)
         return last
 
+    shared_clock.agree()
     meter.start(spent_seconds)
     while True:
         while manifest.phases[phase][0] <= meter.progress and phase + 1 < len(manifest.phases):
@@ -201,8 +195,9 @@ def train(
         except BudgetTooSmallError as error:
             raise failed(str(error), meter.steps) from None
         progress = meter.progress
-        tokens, cursors[length] = sources[phase].take(cursors[length], batch)
-        leaves, reported = compiled.steps[phase](leaves, tokens, jnp.float32(progress), values)
+        tokens, cursors[length] = draw(placement, sources[phase], cursors[length], batch)
+        leaves, reported = compiled.steps[phase](leaves, tokens, np.float32(progress), values)
+        shared_clock.tick()
         in_flight.append((meter.steps, progress, reported))
         meter.spend(tokens=batch * length, flops=flops)
         while len(in_flight) > IN_FLIGHT:
@@ -216,6 +211,7 @@ def train(
     while in_flight:
         loss = _settle(in_flight.popleft(), curve, failed)
     jax.block_until_ready(leaves)
+    shared_clock.agree()
     train_seconds = meter.seconds
     if checkpoints is not None and checkpoints.keeps_final:
         checkpoint()
@@ -227,7 +223,7 @@ def train(
         flops=meter.flops,
         train_seconds=train_seconds,
         curve=curve.thinned(_CURVE_POINTS),
-        changed=_differ(leaves, compiled.init(jnp.uint32(seed), values)),
+        changed=_differ(leaves, compiled.init(np.uint32(seed), values)),
         seed_matters=seed_matters,
     )
 
@@ -239,11 +235,11 @@ def _tokens(phase: tuple[float, int, int]) -> int:
 
 def _warm_up(compiled: CompiledProgram, values: list, seed: int, sources: Sequence[BatchSource]) -> bool:
     """Run each executable once on a state that is thrown away. Returns whether another seed gives another init."""
-    ours = compiled.init(jnp.uint32(seed), values)
-    other = list(compiled.init(jnp.uint32((seed + 1) % 2**32), values))
+    ours = compiled.init(np.uint32(seed), values)
+    other = list(compiled.init(np.uint32((seed + 1) % 2**32), values))
     differs = _differ(ours, other)
     for step, source, (_, batch, _) in zip(compiled.steps, sources, compiled.program.manifest.phases, strict=True):
-        other, _ = step(other, source.take(0, batch)[0], jnp.float32(0.0), values)
+        other, _ = step(other, draw(compiled.placement, source, 0, batch)[0], np.float32(0.0), values)
     jax.block_until_ready(other)
     return differs
 

@@ -1,0 +1,73 @@
+"""Following: what a process other than 0 does for a whole command. It keeps a worker alive until process 0 is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from jaxresearch.data import default_cache_root, prepare
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.execution.hosts import Hosts
+from jaxresearch.execution.process import WorkerProcess
+
+FIRST_JOIN_FACTOR = 6
+"""How much longer the first join may take: process 0 prepares its corpus before."""
+_PAUSE_SECONDS = 1.0
+
+
+async def follow(hosts: Hosts, on_preparation: Callable[[str, float], None], note: Callable[[str], None]) -> None:
+    """Do the runs that process 0 asks for, until it says that it is done.
+
+    A worker that ends early is started again, and joins whatever process 0 started again. Raises `JaxresearchError`
+    when process 0 does not come back within `hosts.join_seconds`.
+    """
+    loop = asyncio.get_running_loop()
+    patience = FIRST_JOIN_FACTOR * hosts.join_seconds
+    last_joined = loop.time()
+    while True:
+        left = last_joined + patience - loop.time()
+        asked = hosts.model_copy(update={"join_seconds": max(1, int(left))})
+        worker = await WorkerProcess.launch("jaxresearch.execution.follower", asked)
+        try:
+            joined, done, problem = await _attend(worker, on_preparation, note)
+            if done:
+                return
+            problem = problem or await worker.epitaph()
+        finally:
+            await worker.kill()
+        if joined:
+            last_joined, patience = loop.time(), hosts.join_seconds
+            note(f"process 0 or its worker went away ({problem}); waiting up to {patience} s for it")
+        elif loop.time() > last_joined + patience:
+            raise JaxresearchError(
+                f"{problem}.", fix="See what process 0 says, then start the same command on all hosts."
+            )
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _attend(
+    worker: WorkerProcess, on_preparation: Callable[[str, float], None], note: Callable[[str], None]
+) -> tuple[bool, bool, str]:
+    """Whether the worker joined, whether it came to the end, and what it complained of."""
+    joined, done, problem = False, False, ""
+    while (message := await worker.hear()) is not None:
+        match message:
+            case {"joined": True}:
+                joined = True
+                note("joined; doing the runs of process 0")
+            case {"prepare": wanted}:
+                await worker.say(**_prepare(wanted, on_preparation))
+            case {"error": why}:
+                problem = why
+            case {"done": True}:
+                done = True
+    return joined, done, problem
+
+
+def _prepare(wanted: dict[str, Any], on_preparation: Callable[[str, float], None]) -> dict[str, str]:
+    try:
+        corpus = prepare(on_progress=on_preparation, **wanted)
+    except JaxresearchError as error:
+        return {"error": str(error)}
+    return {"folder": str(corpus.folder), "cache": str(default_cache_root() / "xla")}
