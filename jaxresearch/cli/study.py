@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from jaxresearch.cli.app import INTERRUPTED
+from jaxresearch.cli.approval import approver_for
 from jaxresearch.cli.common import Output, config_options, make_config, output_options
 from jaxresearch.cli.live import Display, StudyDisplay
 from jaxresearch.cli.show import print_study
@@ -35,6 +36,7 @@ from jaxresearch.errors import ConfigurationError
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A program.md: goals, taboos and ideas for the strategy.",
 )
+@click.option("--approve", type=click.Choice(["none", "code"]), help="code: ask you before a changed source is traced.")
 @click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
 @config_options
 @output_options
@@ -50,6 +52,7 @@ def run(
     max_seconds: float | None,
     max_cost: float | None,
     folder: Path | None,
+    approve: str | None,
     devices: int | None,
     instructions: Path | None,
     config_file: Path | None,
@@ -73,7 +76,9 @@ def run(
         max_cost=max_cost,
         execution__devices=devices,
         execution__executor=executor,
+        oversight__approve=approve,
     )
+    approver_for(config)  # nobody to ask: refuse before anything is made
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     with Display(output) as display:
         create_study(
@@ -99,14 +104,22 @@ def _drive(folder: Path, llm: str | None, output: Output) -> int:
 
     study = Study.open(folder)
     try:
+        ask = approver_for(study.config)
         with StudyDisplay(output) as display:
-            ending = asyncio.run(drive(study, display, llm=llm, on_preparation=display.preparing))
+            approver = ask(display) if ask is not None else None
+            ending = asyncio.run(drive(study, display, llm=llm, on_preparation=display.preparing, approver=approver))
         history = study.refresh()
         output.result(status_object(history, str(folder)), lambda console: print_study(console, history, folder))
     finally:
         study.close()
     if ending.interrupted:
         output.note(f"Stopped. Nothing is lost; go on with: jaxresearch resume {folder}")
+        return INTERRUPTED
+    if ending.incidents:
+        output.note(f"Paused: {ending.reason}. Look at them, then go on with: jaxresearch resume {folder}")
+        return 1
+    if ending.paused:
+        output.note(f"Paused. Nothing is lost; go on with: jaxresearch resume {folder}")
         return INTERRUPTED
     return 0
 

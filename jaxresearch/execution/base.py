@@ -23,6 +23,7 @@ class TracedCandidate(BaseModel):
     phases: (until_progress, batch, seq_len) of each training phase.
     step_flops: floating-point operations of one train step, for each phase; None where a loop's length is unknown.
     parameters: count that the laboratory read from the program's shapes.
+    program_bytes: of its StableHLO; None where it was not counted.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -36,6 +37,7 @@ class TracedCandidate(BaseModel):
     sandbox: str
     trace_seconds: float
     flags: tuple[str, ...] = ()
+    program_bytes: int | None = None
 
 
 RunSplit = Literal["validation", "test"]
@@ -50,6 +52,7 @@ class RunRequest(BaseModel):
     wall_cap_seconds: training is cut and judged `timeout` after this long.
     split: "test" scores the trained program on the sealed test split as well (`CompletedRun.test_bpb`). Nothing but
     `confirm` and a tournament's last step may ask for it; it is a part of the identity.
+    thorough: audit a claimed gain at the highest power; asked for in quarantine.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,6 +67,7 @@ class RunRequest(BaseModel):
     trace_seconds: float = 0.0
     sandbox: str = ""
     split: RunSplit = "validation"
+    thorough: bool = False
 
 
 class Executor(Protocol):

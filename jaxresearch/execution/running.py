@@ -169,7 +169,7 @@ def _audit(
     if reference.shape != scored.nats.shape:
         raise JaxresearchError(f"run {request.reference[:12]} was scored on other rows than this one.")
     counted = host.corpus.byte_lengths[host.rows[..., 1:]] > 0
-    return audits + gain_audits(subject, scored.nats, reference, counted, randomness)
+    return audits + gain_audits(subject, scored.nats, reference, counted, randomness, thorough=request.thorough)
 
 
 def _flags(trained: Trained, scored: Score, unigram_bpb: float) -> tuple[str, ...]:

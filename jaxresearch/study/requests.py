@@ -32,6 +32,7 @@ def request_of(
         trace_seconds=trace.trace_seconds,
         sandbox=trace.sandbox,
         split=split,
+        thorough=entry.quarantine is not None and split == "validation",
     )
 
 

@@ -14,6 +14,7 @@ from jaxresearch.execution.local import LocalExecutor
 from jaxresearch.llm_mix import parse_llms
 from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.strategy import make_strategy
+from jaxresearch.study.approval import Approver
 from jaxresearch.study.driver import Ending
 from jaxresearch.study.reporter import Reporter
 from jaxresearch.study.stopping import Stop, stop_on_signals
@@ -46,7 +47,14 @@ def create_study(folder: Path, config: StudyConfig, *, instructions: str, on_pre
     )
 
 
-async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_preparation: OnPreparation) -> Ending:
+async def drive(
+    study: Study,
+    reporter: Reporter,
+    *,
+    llm: str | None = None,
+    on_preparation: OnPreparation,
+    approver: Approver | None = None,
+) -> Ending:
     """Go on with `study` until it ends, or a first SIGINT or SIGTERM (finish the run) or a second (stop now).
 
     llm: another model than the study's own, for this session. Raises `JaxresearchError` when the study cannot go on.
@@ -64,6 +72,7 @@ async def drive(study: Study, reporter: Reporter, *, llm: str | None = None, on_
                 model_factory,
                 reporter,
                 stop,
+                approver=approver,
             )
     finally:
         await executor.close()
