@@ -65,6 +65,41 @@ class AcceptanceConfig(_Part):
         default="contender",
         description="study: 5 % for the whole study, shared out evenly, instead of `alpha` for each",
     )
+    simplicity: float = Field(
+        default=0.5,
+        ge=0,
+        le=4,
+        description="a simpler candidate may lose this much, in deviations between the baseline's seeds; 0: never",
+    )
+
+
+class ConstraintsConfig(_Part):
+    """What a candidate must keep to, however good its score is. None of them binds unless it is set."""
+
+    parameters: int | None = Field(default=None, gt=0, description="at most; a candidate above it is discarded")
+    program_bytes: int | None = Field(default=None, gt=0, description="of a program's StableHLO, at most")
+    lines_added: int | None = Field(default=None, ge=0, description="lines of code that the baseline lacks, at most")
+    peak_memory_bytes: int | None = Field(default=None, gt=0, description="that XLA plans for a run, at most")
+    evaluation_seconds: float | None = Field(default=None, gt=0, description="of scoring a run, median, at most")
+
+    @property
+    def binding(self) -> dict[str, float]:
+        """Those that are set."""
+        return {name: limit for name, limit in self.model_dump().items() if limit is not None}
+
+
+class OversightConfig(_Part):
+    """What is watched while nobody watches."""
+
+    approve: Literal["none", "code"] = Field(
+        default="none", description="code: a person is asked before changed sources are traced; needs a terminal"
+    )
+    quarantine: bool = Field(default=True, description="run an implausible jump again before it may be kept")
+    quarantine_runs: int = Field(default=2, ge=1, le=16, description="fresh seeds of a quarantine")
+    floor_bpb: float = Field(
+        default=0.3, ge=0, description="no model of ordinary text scores below this; at most a quarter of the baseline"
+    )
+    max_incidents: int | None = Field(default=None, ge=1, description="incidents after which the study pauses itself")
 
 
 class StrategyConfig(BaseModel):
@@ -153,6 +188,8 @@ class StudyConfig(_Part):
     llm: LLMConfig = LLMConfig()
     sandbox: SandboxConfig = SandboxConfig()
     limits: LimitsConfig = LimitsConfig()
+    constraints: ConstraintsConfig = ConstraintsConfig()
+    oversight: OversightConfig = OversightConfig()
     execution: ExecutionConfig = ExecutionConfig()
     seed: int = Field(default=0, ge=0, lt=2**31, description="of the study: run seeds and the strategy's choices")
     experiments: int = Field(default=8, ge=0, description="proposals to try, the baseline not counted")

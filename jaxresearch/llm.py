@@ -253,15 +253,15 @@ def known_secrets(environment: Mapping[str, str] | None = None) -> tuple[str, ..
 def redact(text: str, secrets: Iterable[str]) -> str:
     """`text` with each of `secrets` taken out, also where it stands escaped inside JSON."""
     for secret in secrets:
-        for form in {secret, _in_json(secret)}:
+        for form in {secret, _in_json(secret), _in_json(secret, ascii_only=True)}:
             text = text.replace(form, _REDACTED)
     return text
 
 
-def _in_json(text: str) -> str:
+def _in_json(text: str, *, ascii_only: bool = False) -> str:
     import json
 
-    return json.dumps(text, ensure_ascii=False)[1:-1]
+    return json.dumps(text, ensure_ascii=ascii_only)[1:-1]
 
 
 def _one_line(error: BaseException, limit: int = 300) -> str:

@@ -7,7 +7,7 @@ resume and replay depend on that. Keep, discard, budgets, retries and scores are
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
@@ -40,6 +40,9 @@ class StudyView:
     model: the laboratory's metered and recording pydantic-ai model.
     check: proposal -> what is wrong with it (it does not apply, does not trace, was tried before), or None.
     max_requests: how many requests to the model one proposal may take, repairs included.
+    constraints: name -> limit; an experiment that breaks one is discarded, however good its score is.
+    simplicity_bpb: what a simpler candidate may lose against the best incumbent and still be kept; None: nothing.
+    nonce: for a fence around text that a candidate printed, which cannot have known it. It may decide nothing.
     """
 
     experiments: tuple[Experiment, ...]
@@ -54,6 +57,9 @@ class StudyView:
     model: Model
     check: Callable[[Proposal], Awaitable[str | None]]
     max_requests: int = 16
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    simplicity_bpb: float | None = None
+    nonce: str = ""
 
     @property
     def baseline(self) -> Experiment:

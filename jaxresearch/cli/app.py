@@ -18,6 +18,8 @@ _COMMANDS = {
     "train": "train",
     "run": "study",
     "resume": "study",
+    "pause": "control",
+    "stop": "control",
     "status": "show",
     "show": "show",
     "verify": "verify",

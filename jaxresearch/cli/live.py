@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Self, assert_never
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -13,12 +15,14 @@ from jaxresearch.cli.common import Output
 from jaxresearch.execution.base import RunProgress, TracedCandidate
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
 from jaxresearch.study.events import (
+    Approval,
     Checked,
     Decided,
     LLMCalled,
     ProposalFailed,
     ProposalRequested,
     Proposed,
+    Quarantined,
     RunFinished,
     RunStarted,
     SessionStarted,
@@ -53,6 +57,21 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    @property
+    def console(self) -> Console:
+        return self._output.progress
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Without the moving line, while a person is asked something."""
+        self.clear()
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            if self.live:
+                self._progress.start()
 
     def show(self, name: str, text: str, done: float | None) -> None:
         """`name` tells one activity from the next; a new one starts a new clock. done: 0 to 1, None when unknown."""
@@ -140,8 +159,13 @@ class StudyDisplay(Display):
                 self.warn_of_worker(getattr(event.outcome, "worker", ""))
                 shared = f"; same as experiment {event.shared_from}" if event.shared_from is not None else ""
                 self._line(f"{outcome_text(event.outcome)}{shared}")
+            case Quarantined():
+                self._line(f"quarantined: {one_line(event.reason, 300)}; it runs again on fresh seeds", "bold yellow")
             case Decided():
                 self._say_verdict(event, history)
+            case Approval():
+                answer = "approved" if event.approved else f"refused: {one_line(event.reason, 200)}"
+                self._line(f"the change is {answer}", "" if event.approved else "yellow")
             case ProposalFailed():
                 self._line(f"no proposal: {one_line(event.reason, 300)}", "yellow")
             case ProposalRequested():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from jaxresearch.statistics.noise import NoiseFloor
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.history import History
 from jaxresearch.study.study import Study
-from jaxresearch.study.summary import expected_false_keeps, status_object
+from jaxresearch.study.summary import expected_false_keeps, is_simpler, status_object
 from jaxresearch.text import clean, one_line
 
 _STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim", None: "yellow"}
@@ -80,7 +81,7 @@ def print_study(console: Console, history: History, folder: Path) -> None:
             f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-",
             f"{difference:+.4f}" if difference is not None else "",
             str(len(experiment.runs)),
-            "baseline" if experiment.number == 0 and experiment.verdict else str(experiment.verdict or "pending"),
+            _verdict_text(history, experiment),
             Text(one_line(experiment.title, 160)),
             style=style,
         )
@@ -97,6 +98,15 @@ def print_study(console: Console, history: History, folder: Path) -> None:
     console.print(f"jaxresearch export {folder} --format tsv   the log", markup=False)
 
 
+def _verdict_text(history: History, experiment: Experiment) -> str:
+    entry = history.entries[experiment.number]
+    if experiment.verdict is None:
+        return "pending" if entry.quarantine is None else "quarantine"
+    if experiment.number == 0:
+        return "baseline"
+    return "keep (simpler)" if is_simpler(entry) else str(experiment.verdict)
+
+
 def _conclusion(history: History) -> list[str]:
     baseline, best, costs = history.baseline.experiment, history.incumbent.experiment, history.costs
     lines = [""]
@@ -105,8 +115,9 @@ def _conclusion(history: History) -> list[str]:
         if best.number != 0:
             paired = paired_gain(baseline.scores, best.scores)
             gain = paired.mean_bpb if paired is not None else baseline.val_bpb - best.val_bpb
+            how = "; kept: simpler, not better" if is_simpler(history.incumbent) else ""
             lines.append(
-                f"best       val_bpb {score_text(best)}, experiment {best.number}: {gain:.4f} below the baseline"
+                f"best       val_bpb {score_text(best)}, experiment {best.number}: {gain:.4f} below the baseline{how}"
             )
         else:
             lines.append("best       the baseline; nothing that was tried is better beyond the noise")
@@ -120,8 +131,25 @@ def _conclusion(history: History) -> list[str]:
         share = costs.train_seconds / costs.wall_seconds
         cost = f", {costs.llm_tokens:,} LLM tokens, ${costs.llm_cost_usd:.2f}" if costs.llm_cost_usd else ""
         lines.append(f"time       {costs.wall_seconds:.0f} s, {share:.0%} of it training{cost}")
+    lines += _incident_lines(history)
+    lines.append(f"head       {history.head[:16]} after {history.seq} events; `verify --head` finds it again")
     if history.stopped is not None:
         lines.append(f"state      {one_line(history.stopped.reason, 300)}")
+    return lines
+
+
+def _incident_lines(history: History) -> list[str]:
+    """How many incidents by kind, and the last three."""
+    held = [str(entry.number) for entry in history.contenders if entry.quarantine is not None]
+    lines = [f"look at    experiment {', '.join(held)}: quarantined for an implausible gain"] if held else []
+    if not history.incidents:
+        return lines
+    kinds = Counter(str(each.kind) for each in history.incidents)
+    lines.append(f"incidents  {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
+    for each in history.incidents[-3:]:
+        where = f"experiment {each.experiment}" if each.experiment is not None else "while proposing"
+        by = f"{each.strategy}, {each.llm or 'no model'}"
+        lines.append(f"           {each.kind} ({each.pattern}), {where}, {by}: {one_line(each.detail, 120)}")
     return lines
 
 
@@ -138,6 +166,9 @@ def _facts(history: History, experiment: Experiment) -> dict:
         "sem": experiment.sem,
         "difference": entry.decision.difference if entry.decision is not None else None,
         "p_value": entry.decision.p_value if entry.decision is not None else None,
+        "simpler": is_simpler(entry),
+        "size": entry.size.model_dump() if entry.size is not None else None,
+        "quarantine": entry.quarantine.model_dump(mode="json") if entry.quarantine is not None else None,
     }
 
 
@@ -159,6 +190,9 @@ def _print_experiment(console: Console, history: History, number: int, diff: str
             line("config", ", ".join(f"{key} = {value}" for key, value in proposal.config.items()))
     line("verdict", f"{experiment.verdict or 'pending'}", _STYLES.get(experiment.verdict, "red"))
     line("because", one_line(experiment.reason, 1000) or "-")
+    if entry.quarantine is not None:
+        seeds = ", ".join(map(str, entry.quarantine.seeds))
+        line("quarantine", f"{one_line(entry.quarantine.reason, 500)}; again on seeds {seeds}", "bold yellow")
     line("val_bpb", score_text(experiment))
     line("commit", experiment.commit[:12] or "-")
     line("program", experiment.program or "-")

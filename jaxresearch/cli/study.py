@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from jaxresearch.cli.app import INTERRUPTED
+from jaxresearch.cli.approval import approver_for
 from jaxresearch.cli.common import Output, config_options, make_config, output_options, sandbox_option
 from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import Display, StudyDisplay
@@ -36,6 +37,7 @@ from jaxresearch.errors import ConfigurationError
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A program.md: goals, taboos and ideas for the strategy.",
 )
+@click.option("--approve", type=click.Choice(["none", "code"]), help="code: ask you before a changed source is traced.")
 @click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
 @sandbox_option
 @click.option(
@@ -56,6 +58,7 @@ def run(
     max_seconds: float | None,
     max_cost: float | None,
     folder: Path | None,
+    approve: str | None,
     devices: int | None,
     fsdp: int | None,
     instructions: Path | None,
@@ -83,7 +86,9 @@ def run(
         execution__fsdp=fsdp,
         execution__executor=executor,
         sandbox__require=require_sandbox,
+        oversight__approve=approve,
     )
+    approver_for(config)  # nobody to ask: refuse before anything is made
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     with Display(output) as display:
         create_study(
@@ -111,8 +116,17 @@ def _drive(folder: Path, llm: str | None, output: Output, require_sandbox: str |
 
     study = Study.open(folder)
     try:
+        ask = approver_for(study.config)
         with StudyDisplay(output) as display:
-            going = drive(study, display, llm=llm, require_sandbox=require_sandbox, on_preparation=display.preparing)
+            approver = ask(display) if ask is not None else None
+            going = drive(
+                study,
+                display,
+                llm=llm,
+                require_sandbox=require_sandbox,
+                on_preparation=display.preparing,
+                approver=approver,
+            )
             ending = asyncio.run(going)
         history = study.refresh()
         output.result(status_object(history, str(folder)), lambda console: print_study(console, history, folder))
@@ -120,6 +134,12 @@ def _drive(folder: Path, llm: str | None, output: Output, require_sandbox: str |
         study.close()
     if ending.interrupted:
         output.note(f"Stopped. Nothing is lost; go on with: jaxresearch resume {folder}")
+        return INTERRUPTED
+    if ending.incidents:
+        output.note(f"Paused: {ending.reason}. Look at them, then go on with: jaxresearch resume {folder}")
+        return 1
+    if ending.paused:
+        output.note(f"Paused. Nothing is lost; go on with: jaxresearch resume {folder}")
         return INTERRUPTED
     return 0
 

@@ -16,14 +16,17 @@ from jaxresearch.cli.live import RunDisplay
 @click.command(epilog="Example: jaxresearch verify studies/mine 3")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.argument("experiment", type=click.IntRange(0), required=False)
+@click.option("--head", metavar="HASH", help="A head noted earlier (`status`): it must still be in the ledger.")
 @output_options
-def verify(study: Path, experiment: int | None, output: Output) -> None:
+def verify(study: Path, experiment: int | None, head: str | None, output: Output) -> None:
     """Check a study's ledger, programs, scores and checkpoints; with EXPERIMENT, also train its runs again and compare."""
     from jaxresearch.study.study import Study
     from jaxresearch.study.verification import verify_run, verify_study
 
     opened = Study.open(study)
     try:
+        if head is not None:
+            opened.check_head(head)
         with RunDisplay(output) as display:
             found = verify_study(opened, display.preparing)
             repeated = []

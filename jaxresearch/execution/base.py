@@ -33,6 +33,7 @@ class TracedCandidate(BaseModel):
     phases: (until_progress, batch, seq_len) of each training phase.
     step_flops: floating-point operations of one train step, for each phase; None where a loop's length is unknown.
     parameters: count that the laboratory read from the program's shapes.
+    program_bytes: of its StableHLO; None where it was not counted.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,6 +47,7 @@ class TracedCandidate(BaseModel):
     sandbox: str
     trace_seconds: float
     flags: tuple[str, ...] = ()
+    program_bytes: int | None = None
 
 
 RunSplit = Literal["validation", "test"]
@@ -61,6 +63,7 @@ class RunRequest(BaseModel):
     keep_state: keep the final state of the run, for `sample`, should it come through.
     split: "test" scores the trained program on the sealed test split as well (`CompletedRun.test_bpb`). Nothing but
     `confirm` and a tournament's last step may ask for it; it is a part of the identity.
+    thorough: audit a claimed gain at the highest power; asked for in quarantine.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,6 +79,7 @@ class RunRequest(BaseModel):
     sandbox: str = ""
     keep_state: bool = False
     split: RunSplit = "validation"
+    thorough: bool = False
 
 
 class SampleRequest(BaseModel):

@@ -166,6 +166,7 @@ class LocalExecutor:
             parameters=manifest.parameters,
             sandbox=self._sandbox.tier,
             trace_seconds=traced.seconds,
+            program_bytes=sum(map(len, traced.blobs)),
         )
 
     async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:

@@ -226,7 +226,7 @@ def _audit(
         return audits
     reference = _reference(host, request.reference, scored.nats.shape)
     counted = host.corpus.byte_lengths[host.rows[..., 1:]] > 0
-    return audits + gain_audits(subject, scored.nats, reference, counted, randomness)
+    return audits + gain_audits(subject, scored.nats, reference, counted, randomness, thorough=request.thorough)
 
 
 def _secret_randomness(host: RunHost) -> np.random.Generator:

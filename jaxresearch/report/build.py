@@ -18,6 +18,7 @@ from jaxresearch.report.record import (
     AuditTotal,
     CommandRecord,
     ExperimentRecord,
+    IncidentRecord,
     IntegrityRecord,
     NoiseRecord,
     PhaseRecord,
@@ -166,6 +167,7 @@ def study_record(
         llm_cost_usd=costs.llm_cost_usd,
         phases=tuple(PhaseRecord(name=name, seconds=timeline.phases[name]) for name in PHASES),
         integrity=_integrity(history, anchored, anchors),
+        incidents=tuple(IncidentRecord.model_validate(vars(each)) for each in history.incidents),
         reproduce=_reproduce(history, study),
         experiments=tuple(
             experiment_record(history, timeline, entry, study=study, diff=diffs.get(entry.number, ""))
@@ -201,6 +203,8 @@ def experiment_record(
             "difference_high": paired[2] if paired else None,
             "p_value": decision.p_value if decision else None,
             "same_as": decision.same_as if decision else None,
+            "simpler": decision.simpler if decision else False,
+            "quarantine": entry.quarantine.reason if entry.quarantine is not None else "",
             "val_bpb": experiment.val_bpb,
             "sem": experiment.sem,
             "runs": [

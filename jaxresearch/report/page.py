@@ -62,7 +62,7 @@ def row_data(experiment: ExperimentRecord) -> dict[str, Any]:
     """What lists and charts need of one experiment."""
     wanted = (
         "number parent verdict val_bpb sem difference difference_low difference_high p_value same_as "
-        "running_seed llm_cost_usd accelerator_seconds"
+        "running_seed llm_cost_usd accelerator_seconds simpler"
     ).split()
     row = experiment.model_dump(mode="json", include=set(wanted))
     return _rounded({**row, "title": experiment.title[:300], "runs": len(experiment.runs), "tag": experiment.tag[:100]})
@@ -72,7 +72,7 @@ def detail_data(experiment: ExperimentRecord, *, diff_limit: int = 60_000, point
     """What one opened experiment shows."""
     wanted = (
         "expected_effect config reason compared_with commit program failure traceback trace_seconds proposed_at "
-        "decided_at llm_calls llm_tokens command"
+        "decided_at llm_calls llm_tokens command quarantine"
     ).split()
     detail = experiment.model_dump(mode="json", include=set(wanted))
     return _rounded(

@@ -129,6 +129,8 @@ class ExperimentRecord(_Record):
     difference_high: Figure = None
     p_value: Figure = None
     same_as: int | None = Field(default=None, description="the experiment that a duplicate repeats")
+    simpler: bool = Field(default=False, description="kept because it is simpler, not better: no improvement")
+    quarantine: Clean = Field(default="", description="why its gain had to hold on fresh seeds first")
     val_bpb: Figure = Field(default=None, description="mean over seeds")
     sem: Figure = Field(default=None, description="standard error of val_bpb")
     runs: tuple[RunRecord, ...] = ()
@@ -187,6 +189,19 @@ class IntegrityRecord(_Record):
     flags: dict[Clean, int] = Field(default_factory=dict)
 
 
+class IncidentRecord(_Record):
+    """Something that a person should know of, with the model and the strategy behind it."""
+
+    seq: int = Field(description="of the event that shows it")
+    time: float
+    kind: Clean
+    pattern: Clean
+    llm: Clean
+    strategy: Clean
+    experiment: int | None = None
+    detail: Clean = ""
+
+
 class CommandRecord(_Record):
     """A command of the shell with what it is for."""
 
@@ -229,6 +244,7 @@ class StudyRecord(_Record):
     llm_cost_usd: float
     phases: tuple[PhaseRecord, ...]
     integrity: IntegrityRecord
+    incidents: tuple[IncidentRecord, ...] = ()
     reproduce: tuple[CommandRecord, ...]
     experiments: tuple[ExperimentRecord, ...]
 

@@ -27,6 +27,8 @@ LEAK_SHARE = 0.25
 """Share of the claimed gain that a leak must be worth to be found with probability 1 - MISS_PROBABILITY."""
 MAX_GAIN_CUTS = 1024
 """Reached by gains far below any noise; the audit then says which probability it came to."""
+THOROUGH_MISS_PROBABILITY = 0.001
+"""In a run of a quarantine, whose gain is large: cuts are cheap there."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,16 @@ def routine_audits(subject: AuditSubject, randomness: np.random.Generator) -> tu
 
 
 def gain_audits(
-    subject: AuditSubject, nats: np.ndarray, reference: np.ndarray, scored: np.ndarray, randomness: np.random.Generator
+    subject: AuditSubject,
+    nats: np.ndarray,
+    reference: np.ndarray,
+    scored: np.ndarray,
+    randomness: np.random.Generator,
+    *,
+    thorough: bool = False,
 ) -> tuple[Audit, ...]:
     """The strong audits of a run that claims a gain over `reference`, the nats f32[batches, b, T] of another run."""
+    tolerated = THOROUGH_MISS_PROBABILITY if thorough else MISS_PROBABILITY
     gain = np.where(scored, reference.astype(np.float64) - nats, 0.0)
     claimed, visible = gain.sum(), gain[..., :-1].clip(min=0)  # the last target has no later input to be read from
     batches = len(subject.rows)
@@ -74,7 +83,7 @@ def gain_audits(
     if claimed <= 0 or visible.sum() == 0:
         return (independence,)
     share = LEAK_SHARE * claimed / visible.sum()
-    wanted = 1 if share >= 1 else math.ceil(math.log(MISS_PROBABILITY) / math.log1p(-share))
+    wanted = 1 if share >= 1 else math.ceil(math.log(tolerated) / math.log1p(-share))
     count = min(MAX_GAIN_CUTS, max(subject.scorer.batch, wanted))
     flat = randomness.choice(visible.size, size=count, p=(visible / visible.sum()).ravel())
     places = np.stack(np.unravel_index(flat, visible.shape), axis=1)

@@ -16,7 +16,6 @@ from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
 from jaxresearch.statistics.confirmation import Gain, paired_gain
 from jaxresearch.study.events import TestOpened, TestScored
 from jaxresearch.study.history import History, Opening
-from jaxresearch.study.identity import run_seeds
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.requests import attempt, request_of
 from jaxresearch.study.steps import MAX_FAULTS
@@ -53,13 +52,6 @@ def is_confirmed(history: History) -> bool:
     """Whether the test has been opened for the present incumbent, and every run of it is there."""
     last = history.openings[-1] if history.openings else None
     return last is not None and history.incumbent_number in last.event.experiments and _missing(last) is None
-
-
-def fresh_seeds(history: History, count: int) -> tuple[int, ...]:
-    """`count` seeds above all that any run of the study used."""
-    used = {run.seed for entry in history.entries for run in entry.experiment.runs} | set(run_seeds(history.config))
-    used |= {seed for opening in history.openings for seed in opening.event.seeds}
-    return tuple(range(max(used) + 1, max(used) + 1 + count))
 
 
 def confirmation_object(history: History, study: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from jaxresearch.experiment import Verdict
 from jaxresearch.proposal import Candidate, EditError, Proposal, apply
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.strategy import Strategy
+from jaxresearch.study.approval import Approver, Gate
 from jaxresearch.study.asking import NOTHING_LEFT, events_of_round
 from jaxresearch.study.events import (
     ProposalRequested,
@@ -29,7 +30,17 @@ from jaxresearch.study.identity import candidate_fingerprint, round_seed, text_f
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.requests import attempt, request_of
 from jaxresearch.study.shelf import Shelf
-from jaxresearch.study.steps import AskStrategy, Decide, Finish, GiveUp, RunCandidate, TraceCandidate, next_step
+from jaxresearch.study.size import code_size
+from jaxresearch.study.steps import (
+    AskStrategy,
+    Decide,
+    Finish,
+    GiveUp,
+    Isolate,
+    RunCandidate,
+    TraceCandidate,
+    next_step,
+)
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.view import ModelFactory, study_view, trace_once
 from jaxresearch.study.workspace import Workspace
@@ -37,11 +48,16 @@ from jaxresearch.study.workspace import Workspace
 
 @dataclass(frozen=True)
 class Ending:
-    """How a session ended. finished: the study reached its end. interrupted: a person stopped it."""
+    """How a session ended. finished: the study reached its end. interrupted: a person stopped it.
+
+    paused: by a person, or by itself for too many incidents.
+    """
 
     reason: str
     finished: bool
     interrupted: bool
+    paused: bool = False
+    incidents: bool = False
 
 
 class Driver:
@@ -61,6 +77,8 @@ class Driver:
         clock: Callable[[], float],
         pause: Callable[[History], str | None] = lambda history: None,
         shelf: Shelf | None = None,
+        pause_wanted: Callable[[], bool] = lambda: False,
+        approver: Approver | None = None,
     ) -> None:
         self._journal = journal
         self._workspace = workspace
@@ -73,6 +91,8 @@ class Driver:
         self._clock = clock
         self._pause = pause
         self._shelf = shelf
+        self._pause_wanted = pause_wanted
+        self._gate = Gate(journal, workspace.candidate(workspace.resolve("baseline")), approver, stop)
 
     @property
     def _history(self) -> History:
@@ -93,17 +113,37 @@ class Driver:
         except JaxresearchError as error:
             self._journal.record(Stopped(reason=str(error)))
             raise
-        self._journal.record(Stopped(reason=ending.reason, finished=ending.finished, interrupted=ending.interrupted))
+        self._journal.record(
+            Stopped(
+                reason=ending.reason,
+                finished=ending.finished,
+                interrupted=ending.interrupted,
+                incidents=ending.incidents,
+            )
+        )
         return ending
 
     async def _until_the_end(self) -> Ending:
         while True:
             if self._stop.requested:
                 raise Interrupted
-            reason = self._pause(self._history) if self._history.pending is None else None
-            ending = await self._do_next() if reason is None else Ending(reason, finished=False, interrupted=False)
+            ending = self._pausing() or await self._do_next()
             if ending is not None:
                 return ending
+
+    def _pausing(self) -> Ending | None:
+        """Whether to end this session here. A person's pause waits for the verdict on what is at hand."""
+        history = self._history
+        limit = history.config.oversight.max_incidents
+        if limit is not None and history.counted_incidents >= limit:
+            reason = f"{history.counted_incidents} incidents, and oversight.max_incidents is {limit}"
+            return Ending(reason, finished=False, interrupted=False, paused=True, incidents=True)
+        if history.pending is not None:
+            return None
+        if self._pause_wanted():
+            return Ending("paused by a person", finished=False, interrupted=False, paused=True)
+        reason = self._pause(history)
+        return None if reason is None else Ending(reason, finished=False, interrupted=False)
 
     async def _do_next(self) -> Ending | None:
         history = self._history
@@ -114,6 +154,8 @@ class Driver:
                 await self._trace(history.entries[number])
             case RunCandidate(number=number, seed=seed):
                 await self._run(history.entries[number], seed)
+            case Isolate(event=event):
+                self._journal.record(event)
             case Decide(decision=decision):
                 self._journal.record(decision)
                 self._point_at_incumbent()
@@ -141,9 +183,20 @@ class Driver:
         if error is not None:
             outcome: TraceOutcome = TraceFailure(verdict=Verdict.CRASH, reason=f"the proposal does not apply: {error}")
         else:
-            work = trace_once(self._history, self._executor, candidate, tree)
-            outcome = await self._stop.obey(work, requests=2)
-        self._journal.record(Traced(number=entry.number, commit=commit, tree=tree, outcome=outcome))
+            outcome = await self._refused(entry, candidate) or await self._stop.obey(
+                trace_once(self._history, self._executor, candidate, tree), requests=2
+            )
+        size = code_size(candidate, self._workspace.candidate(self._workspace.resolve("baseline")))
+        self._journal.record(Traced(number=entry.number, commit=commit, tree=tree, outcome=outcome, size=size))
+
+    async def _refused(self, entry: Entry, candidate: Candidate) -> TraceFailure | None:
+        """A failure in the place of a trace, when a person does not want these sources traced."""
+        proposal = entry.experiment.proposal
+        if proposal is None:
+            return None
+        parent = self._workspace.candidate(self._history.entries[proposal.parent].experiment.commit)
+        refusal = await self._stop.obey(self._gate.refusal(proposal, candidate, parent), requests=1)
+        return None if refusal is None else TraceFailure(verdict=Verdict.DISCARD, reason=refusal)
 
     def _committed(self, entry: Entry) -> tuple[Candidate, str, str, EditError | None]:
         """The entry's candidate, its fingerprint and commit. With an error it is the parent's, committed once more."""
@@ -207,7 +260,9 @@ class Driver:
         )
         if self._history.request != request:
             self._journal.record(request)
-        view = study_view(self._journal, self._workspace, self._executor, self._model_factory, request, instructions)
+        view = study_view(
+            self._journal, self._workspace, self._executor, self._model_factory, request, instructions, self._gate
+        )
         asking = self._stop.obey(self._strategy.propose(view, slots), requests=1)
         events = await events_of_round(asking, self._history, request)
         if not events:

@@ -11,6 +11,7 @@ from jaxresearch.config import StudyConfig
 from jaxresearch.execution.base import TracedCandidate, TraceFailure
 from jaxresearch.experiment import RunOutcome, Verdict
 from jaxresearch.proposal import Proposal
+from jaxresearch.study.size import CodeSize
 
 SCHEMA_VERSION = 1
 """Of all events together. It grows when an event changes so that older code could not read it."""
@@ -71,6 +72,7 @@ class Checked(_Event):
     """A strategy asked what is wrong with `proposal`; `finding` is the answer, None for nothing.
 
     tree: fingerprint of the candidate, empty when the proposal did not apply. trace: what tracing gave, if it was done.
+    nonce: of the fence around what the candidate printed, in `finding`; drawn anew for each check.
     """
 
     kind: Literal["checked"] = "checked"
@@ -79,6 +81,16 @@ class Checked(_Event):
     finding: str | None
     tree: str = ""
     trace: TraceOutcome | None = None
+    nonce: str = ""
+
+
+class Approval(_Event):
+    """A person was shown a change of the sources and answered. `sources`: fingerprint of the changed sources."""
+
+    kind: Literal["approval"] = "approval"
+    sources: str
+    approved: bool
+    reason: str = ""
 
 
 class ProposalFailed(_Event):
@@ -102,6 +114,7 @@ class Traced(_Event):
     """The candidate of experiment `number` was committed and traced.
 
     tree: fingerprint of the candidate. It is empty when the proposal did not apply; the commit then repeats its parent.
+    size: of its sources; None in ledgers from before sizes were taken.
     """
 
     kind: Literal["traced"] = "traced"
@@ -109,6 +122,7 @@ class Traced(_Event):
     commit: str
     tree: str
     outcome: TraceOutcome
+    size: CodeSize | None = None
 
 
 class RunStarted(_Event):
@@ -129,11 +143,29 @@ class RunFinished(_Event):
     shared_from: int | None = None
 
 
+class Quarantined(_Event):
+    """Experiment `number` would be kept, yet its gain is implausible: it must hold on fresh `seeds` first.
+
+    incumbent, difference, p_value: as the verdict `keep` would have had them.
+    """
+
+    kind: Literal["quarantined"] = "quarantined"
+    number: int
+    reason: str
+    seeds: tuple[int, ...]
+    incumbent: int
+    difference: float
+    p_value: float | None = None
+    keep_reason: str
+
+
 class Decided(_Event):
     """The verdict on experiment `number`, with its reason in words.
 
     incumbent: the experiment it was compared with. difference: mean paired difference in bits per byte, below zero is
     better. p_value: of the acceptance test, where one was made. same_as: the experiment that a duplicate repeats.
+    simpler: kept because it is simpler and not shown to be better; no improvement. reference: after a `keep`, the best
+    incumbent so far, against which simpler candidates are held; None for this experiment itself.
     """
 
     kind: Literal["decided"] = "decided"
@@ -144,6 +176,8 @@ class Decided(_Event):
     difference: float | None = None
     p_value: float | None = None
     same_as: int | None = None
+    simpler: bool = False
+    reference: int | None = None
 
 
 class TestOpened(_Event):
@@ -171,12 +205,16 @@ class TestScored(_Event):
 
 
 class Stopped(_Event):
-    """A session ended in good order. `finished` says that the study had reached its end, and not just this session."""
+    """A session ended in good order. `finished` says that the study had reached its end, and not just this session.
+
+    incidents: the study paused itself because there were too many of them; from here on they are counted anew.
+    """
 
     kind: Literal["stopped"] = "stopped"
     reason: str
     finished: bool = False
     interrupted: bool = False
+    incidents: bool = False
 
 
 Event = Annotated[
@@ -185,11 +223,13 @@ Event = Annotated[
     | ProposalRequested
     | LLMCalled
     | Checked
+    | Approval
     | ProposalFailed
     | Proposed
     | Traced
     | RunStarted
     | RunFinished
+    | Quarantined
     | Decided
     | TestOpened
     | TestScored

@@ -25,7 +25,8 @@ def contest_noise(history: History, contender: Entry, incumbent: Entry) -> Noise
     two for theirs, else the one with the most scores), and all share the seed effects. Where seeds have no common
     effect across kinds, the estimate says so: it is then as large as between unpaired runs.
     """
-    scored = [entry for entry in history.entries if len(entry.experiment.scores) >= 2 or entry is contender]
+    believed = [entry for entry in history.entries if entry.believed]
+    scored = [entry for entry in believed if len(entry.experiment.scores) >= 2 or entry is contender]
     if kind_of(contender) == kind_of(incumbent):
         return pair_noise([_blocked(entry) for entry in scored])
     chosen: dict[Kind, Entry] = {}
@@ -37,7 +38,7 @@ def contest_noise(history: History, contender: Entry, incumbent: Entry) -> Noise
 
 def study_pair_noise(history: History) -> NoiseFloor | None:
     """Standard deviation of a paired difference between experiments of one kind, for people to see."""
-    return pair_noise(_blocked(entry) for entry in history.entries)
+    return pair_noise(_blocked(entry) for entry in history.entries if entry.believed)
 
 
 def tested(entries: Iterable[Entry]) -> int:

@@ -13,12 +13,14 @@ from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
 from jaxresearch.statistics.noise import NoiseFloor, seed_noise
 from jaxresearch.study.events import (
+    Approval,
     Checked,
     Decided,
     LLMCalled,
     ProposalFailed,
     ProposalRequested,
     Proposed,
+    Quarantined,
     RunFinished,
     RunStarted,
     SessionStarted,
@@ -30,7 +32,9 @@ from jaxresearch.study.events import (
     TraceOutcome,
 )
 from jaxresearch.study.identity import ANY_SEED, identity_of
+from jaxresearch.study.incidents import Incident, incidents_of
 from jaxresearch.study.ledger import StoredEvent
+from jaxresearch.study.size import CodeSize
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Entry:
 
     time, anchor: when it was proposed, and that event's hash. tree: fingerprint of its candidate. key: identity of its
     runs for any seed; empty without a program. running: the run that this session has handed out.
-    faults: infrastructure failures of its present step, in a row and in this session.
+    faults: infrastructure failures of its present step, in a row and in this session. size: of its sources.
+    quarantine: why it must hold on fresh seeds before it may be kept. llm: the model that was asked for it, if any.
     """
 
     experiment: Experiment
@@ -51,6 +56,9 @@ class Entry:
     running: RunStarted | None = None
     faults: tuple[str, ...] = ()
     decision: Decided | None = None
+    size: CodeSize | None = None
+    quarantine: Quarantined | None = None
+    llm: str = ""
 
     @property
     def number(self) -> int:
@@ -59,6 +67,12 @@ class Entry:
     @property
     def verdict(self) -> Verdict | None:
         return self.experiment.verdict
+
+    @property
+    def believed(self) -> bool:
+        """Whether its scores say anything about noise: not when it is invalid, or did not hold in quarantine."""
+        held = self.quarantine is None or self.verdict in (None, Verdict.KEEP)
+        return held and self.verdict is not Verdict.INVALID
 
 
 @dataclass(frozen=True)
@@ -97,12 +111,15 @@ class History:
     """A study up to one event. Made by `fold`, moved on by `apply`; the two agree.
 
     entries: element i is experiment i, and 0 is the baseline. incumbent_number: the last kept experiment.
+    reference_number: the best incumbent so far; another than the incumbent after a keep for simplicity.
     rounds: how many have ended. request: the round that is open, with its `checks` and model `calls` so far, those of
     sessions that were cut off included. traces: what tracing gave,
     by candidate fingerprint. failed_proposals: in all, the last for `last_failure`.
     proposal_streak, infrastructure_streak: failed proposals and lost experiments in a row, this session.
     stopped: how the last session ended, None while one is going (or was killed).
     openings: of the sealed test, by `confirm`. Their runs and their time are not the study's.
+    approvals: a person's answers, by fingerprint of the sources. round_began, anchor: seq and hash of the event that
+    opened the last round. incidents: all of them; those from `incidents_mark` on count towards the limit.
     """
 
     created: StudyCreated
@@ -124,6 +141,12 @@ class History:
     costs: Costs = Costs()
     stopped: Stopped | None = None
     openings: tuple[Opening, ...] = ()
+    reference_number: int = 0
+    approvals: Mapping[str, Approval] = field(default_factory=dict)
+    round_began: int = 0
+    anchor: str = ""
+    incidents: tuple[Incident, ...] = ()
+    incidents_mark: int = 0
 
     @property
     def config(self) -> StudyConfig:
@@ -140,6 +163,21 @@ class History:
     @property
     def incumbent(self) -> Entry:
         return self.entries[self.incumbent_number]
+
+    @property
+    def reference(self) -> Entry:
+        """The best incumbent that there was: what simpler candidates are held against."""
+        return self.entries[self.reference_number]
+
+    @property
+    def asked_llm(self) -> str:
+        """The model that answered last in the open round; empty when none was asked."""
+        return str(self.calls[-1].record.get("model", "")) if self.calls else ""
+
+    @property
+    def counted_incidents(self) -> int:
+        """Incidents that count towards `oversight.max_incidents`, since the study last paused for them."""
+        return sum(each.kind.counts for each in self.incidents[self.incidents_mark :])
 
     @property
     def contenders(self) -> tuple[Entry, ...]:
@@ -160,7 +198,7 @@ class History:
     @property
     def noise(self) -> NoiseFloor | None:
         """The noise floor: between seeds of one experiment, pooled over all that ran on two or more."""
-        return seed_noise([entry.experiment.scores for entry in self.entries])
+        return seed_noise([entry.experiment.scores for entry in self.entries if entry.believed])
 
     def known_run(self, identity: str) -> tuple[int, CompletedRun] | None:
         """The completed run called `identity`, with the number of the experiment that it was made for."""
@@ -186,8 +224,9 @@ class History:
         between = isinstance(stored.event, SessionStarted | TestOpened | TestScored)
         elapsed = 0.0 if between else max(0.0, stored.time - self.time)
         costs = replace(self.costs, wall_seconds=self.costs.wall_seconds + elapsed)
-        moved = replace(self, seq=stored.seq, head=stored.hash, time=stored.time, costs=costs)
         try:
+            incidents = (*self.incidents, *incidents_of(self, stored))
+            moved = replace(self, seq=stored.seq, head=stored.hash, time=stored.time, costs=costs, incidents=incidents)
             return moved._with(stored)
         except IndexError:
             raise JaxresearchError(f"Event {stored.seq} speaks of an experiment that does not exist.") from None
@@ -200,11 +239,13 @@ class History:
             case SessionStarted():
                 return self._with_session()
             case ProposalRequested():
-                return replace(self, request=event, checks=(), calls=())
+                return replace(self, request=event, checks=(), calls=(), round_began=stored.seq, anchor=stored.hash)
             case LLMCalled():
                 return self._with_call(event)
             case Checked():
                 return replace(self, checks=(*self.checks, event), traces=self._traces_with(event.tree, event.trace))
+            case Approval():
+                return replace(self, approvals={**self.approvals, event.sources: event})
             case ProposalFailed():
                 return self._with_failed_proposal(event)
             case Proposed():
@@ -215,6 +256,8 @@ class History:
                 return self._changed(event.number, running=event)
             case RunFinished():
                 return self._with_run(event)
+            case Quarantined():
+                return self._changed(event.number, quarantine=event)
             case Decided():
                 return self._with_decision(event)
             case TestOpened():
@@ -224,7 +267,8 @@ class History:
                 outcomes = (*last.outcomes, (event.number, event.outcome))
                 return replace(self, openings=(*before, replace(last, outcomes=outcomes)))
             case Stopped():
-                return replace(self, stopped=event)
+                mark = len(self.incidents) if event.incidents else self.incidents_mark
+                return replace(self, stopped=event, incidents_mark=mark)
             case _:
                 assert_never(event)
 
@@ -266,7 +310,7 @@ class History:
         experiment = Experiment(number=event.number, parent=event.proposal.parent, proposal=event.proposal)
         return replace(
             self,
-            entries=(*self.entries, Entry(experiment, stored.time, stored.hash)),
+            entries=(*self.entries, Entry(experiment, stored.time, stored.hash, llm=self.asked_llm)),
             rounds=event.round + 1,
             request=None,
             checks=(),
@@ -281,7 +325,7 @@ class History:
             program, key = outcome.program, identity_of(outcome, self.created, ANY_SEED)
         elif outcome.verdict is Verdict.INFRASTRUCTURE:
             return self._published(event.number, commit=event.commit)._with_fault(event.number, outcome.reason)
-        moved = self._changed(event.number, trace=outcome, tree=event.tree, key=key, faults=())
+        moved = self._changed(event.number, trace=outcome, tree=event.tree, key=key, size=event.size, faults=())
         moved = moved._published(event.number, commit=event.commit, program=program)
         return replace(moved, traces=self._traces_with(event.tree, outcome))
 
@@ -299,10 +343,13 @@ class History:
         lost = event.verdict is Verdict.INFRASTRUCTURE
         moved = self._changed(event.number, decision=event)
         moved = moved._published(event.number, verdict=event.verdict, reason=event.reason)
-        moved = moved._changed(self.incumbent_number, faults=())
+        moved = moved._changed(self.incumbent_number, faults=())._changed(self.reference_number, faults=())
+        kept = event.verdict is Verdict.KEEP
+        best = event.number if event.reference is None else event.reference
         return replace(
             moved,
-            incumbent_number=event.number if event.verdict is Verdict.KEEP else self.incumbent_number,
+            incumbent_number=event.number if kept else self.incumbent_number,
+            reference_number=best if kept else self.reference_number,
             infrastructure_streak=self.infrastructure_streak + 1 if lost else 0,
         )
 

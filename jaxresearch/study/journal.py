@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jaxresearch.study.events import Event
+from jaxresearch.llm import known_secrets, redact
+from jaxresearch.study.events import Event, decode, encode
 from jaxresearch.study.history import History, fold
 from jaxresearch.study.ledger import Ledger
 from jaxresearch.study.reporter import NullReporter, Reporter
@@ -15,11 +16,22 @@ class Journal:
         self.ledger = ledger
         self.reporter = reporter or NullReporter()
         self.history: History = fold(ledger.read())
+        self._secrets = known_secrets()
 
     def record(self, *events: Event) -> None:
-        """Append `events` together, move the history on, then tell the reporter."""
-        stored = self.ledger.append(*events)
+        """Append `events` together, move the history on, then tell the reporter.
+
+        The values of API keys are taken out first, wherever they came from: a traceback, a reply, an error of a provider.
+        """
+        stored = self.ledger.append(*(self._redacted(event) for event in events))
         for each in stored:
             self.history = self.history.apply(each)
         for each in stored:
             self.reporter.on_event(each, self.history)
+
+    def _redacted(self, event: Event) -> Event:
+        if not self._secrets:
+            return event
+        text = encode(event)
+        clean = redact(text, self._secrets)
+        return event if clean == text else decode(clean)

@@ -53,6 +53,11 @@ class StudyLayout:
         return self.folder / "lock"
 
     @property
+    def control(self) -> Path:
+        """What a person asks of the process that drives the study: `pause` or `stop`."""
+        return self.folder / "control"
+
+    @property
     def exists(self) -> bool:
         return self.ledger.is_file()
 

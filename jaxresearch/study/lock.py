@@ -30,7 +30,7 @@ def sole_driver(path: Path, *, now: float) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StudyLocked(
-                f"The study is being driven by {_holder(descriptor)}.", fix="Wait for it, or stop it first."
+                f"The study is being driven by {holder_of(descriptor)}.", fix="Wait for it, or stop it first."
             ) from None
         _sign(descriptor, now)
         yield
@@ -45,7 +45,8 @@ def _sign(descriptor: int, now: float) -> None:
     os.pwrite(descriptor, text.encode(), 0)
 
 
-def _holder(descriptor: int) -> str:
+def holder_of(descriptor: int) -> str:
+    """Who signed the lock file that `descriptor` has open."""
     try:
         owner = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {int(owner['pid'])} on {owner['host']} since {owner['since']}"

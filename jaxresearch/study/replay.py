@@ -18,8 +18,10 @@ from jaxresearch.llm import LLMCall
 from jaxresearch.proposal import Candidate, EditError, apply
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.strategy import Strategy
+from jaxresearch.study.approval import Gate
 from jaxresearch.study.asking import NOTHING_LEFT, events_of_round
 from jaxresearch.study.events import (
+    Approval,
     Checked,
     Decided,
     Event,
@@ -27,6 +29,7 @@ from jaxresearch.study.events import (
     ProposalFailed,
     ProposalRequested,
     Proposed,
+    Quarantined,
     RunFinished,
     RunStarted,
     SessionStarted,
@@ -41,7 +44,9 @@ from jaxresearch.study.history import History, fold
 from jaxresearch.study.identity import candidate_fingerprint, identity_of, round_seed, text_fingerprint
 from jaxresearch.study.ledger import StoredEvent
 from jaxresearch.study.reporter import NullReporter, Reporter
-from jaxresearch.study.steps import AskStrategy, Decide, Finish, RunCandidate, Step, TraceCandidate, next_step
+from jaxresearch.study.size import CodeSize, code_size
+from jaxresearch.study.steps import AskStrategy, Decide, Finish, Isolate, RunCandidate, Step, TraceCandidate, next_step
+from jaxresearch.study.stopping import Stop
 from jaxresearch.study.study import Study
 from jaxresearch.study.view import Checker, study_view
 from jaxresearch.study.workspace import Workspace
@@ -96,8 +101,8 @@ class _Replayer:
         stored = events[at]
         event = stored.event
         match event:
-            case StudyCreated() | SessionStarted() | TestOpened() | TestScored():
-                pass  # the sealed test decides nothing
+            case StudyCreated() | SessionStarted() | TestOpened() | TestScored() | Approval():
+                pass  # the sealed test decides nothing, and a person's answer is given
             case ProposalRequested():
                 self._requested(stored, event)
             case LLMCalled():
@@ -114,6 +119,10 @@ class _Replayer:
                 self._run_started(stored, event)
             case RunFinished():
                 self._run_finished(stored, event)
+            case Quarantined():
+                step = self._step()
+                derived = step.event if isinstance(step, Isolate) else _described(step)
+                self._expect(stored, "the quarantine", derived, event)
             case Decided():
                 step = self._step()
                 derived = step.decision if isinstance(step, Decide) else None
@@ -153,10 +162,15 @@ class _Replayer:
         self._expect(stored, "the candidate's sources", tree, event.tree)
         if tree:
             self._expect(stored, "the committed sources", tree, candidate_fingerprint(committed))
+            if event.size is not None:
+                self._expect(stored, "the size of the sources", self._size(committed), event.size)
             known = self.history.traces.get(tree)
             if known is not None:
                 self._expect(stored, "what tracing gave before", known, event.outcome)
         self._count("candidates")
+
+    def _size(self, candidate: Candidate) -> CodeSize:
+        return code_size(candidate, self._workspace.candidate(self._workspace.resolve("baseline")))
 
     def _run_started(self, stored: StoredEvent, event: RunStarted) -> None:
         self._expect(stored, "the run", self._next_run(), (event.number, event.seed, event.identity))
@@ -250,7 +264,10 @@ class _Replayer:
     async def _checked(self, stored: StoredEvent, event: Checked) -> None:
         self._round_of(stored, event.round)
         journal = _Recorded(self.history)
-        checker = Checker(journal, self._workspace, _NoExecutor(event.trace), event.round)  # type: ignore[arg-type]
+        baseline = self._workspace.candidate(self._workspace.resolve("baseline"))
+        gate = Gate(journal, baseline, None, Stop())  # type: ignore[arg-type]
+        executor = _NoExecutor(event.trace)
+        checker = Checker(journal, self._workspace, executor, event.round, gate, event.nonce)  # type: ignore[arg-type]
         await checker.check(event.proposal)
         self._expect(stored, "what `check` answers", journal.new[0] if journal.new else None, event)
         self._count("checks")
@@ -316,6 +333,8 @@ def _described(step: Step) -> str:
             return f"running experiment {number} with seed {seed}"
         case Decide(decision=decision):
             return f"the verdict {decision.verdict} on experiment {decision.number}"
+        case Isolate(event=event):
+            return f"putting experiment {event.number} into quarantine"
         case AskStrategy(round=number):
             return f"round {number}"
         case Finish(reason=reason):

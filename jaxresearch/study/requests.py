@@ -39,6 +39,7 @@ def request_of(
         sandbox=trace.sandbox,
         keep_state=keep_state,
         split=split,
+        thorough=entry.quarantine is not None and split == "validation",
     )
 
 

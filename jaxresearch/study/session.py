@@ -14,6 +14,7 @@ from jaxresearch.execution.local import LocalExecutor
 from jaxresearch.llm_mix import parse_llms
 from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.strategy import make_strategy
+from jaxresearch.study.approval import Approver
 from jaxresearch.study.driver import Ending
 from jaxresearch.study.reporter import Reporter
 from jaxresearch.study.stopping import Stop, stop_on_signals
@@ -53,6 +54,7 @@ async def drive(
     llm: str | None = None,
     require_sandbox: str | None = None,
     on_preparation: OnPreparation,
+    approver: Approver | None = None,
 ) -> Ending:
     """Go on with `study` until it ends, or a first SIGINT or SIGTERM (finish the run) or a second (stop now).
 
@@ -72,6 +74,7 @@ async def drive(
                 model_factory,
                 reporter,
                 stop,
+                approver=approver,
             )
     finally:
         await executor.close()

@@ -12,11 +12,12 @@ from typing import assert_never
 
 from jaxresearch.execution.base import TraceFailure
 from jaxresearch.experiment import FailedRun, Verdict
-from jaxresearch.statistics.acceptance import Acceptance, Discard, Keep, RunIncumbent, RunSeed
-from jaxresearch.study.events import Decided
-from jaxresearch.study.evidence import contest_noise
+from jaxresearch.statistics.acceptance import Acceptance
+from jaxresearch.study.constraints import broken_by_trace
+from jaxresearch.study.events import Decided, Quarantined
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import run_seeds
+from jaxresearch.study.judging import RunOf, judge
 from jaxresearch.text import clean
 
 MAX_FAULTS = 3
@@ -50,6 +51,13 @@ class Decide:
 
 
 @dataclass(frozen=True)
+class Isolate:
+    """Put an experiment with an implausible gain into quarantine."""
+
+    event: Quarantined
+
+
+@dataclass(frozen=True)
 class AskStrategy:
     """Begin round `round`, or take it up again, for at most `slots` proposals."""
 
@@ -72,7 +80,7 @@ class GiveUp:
     fix: str
 
 
-Step = TraceCandidate | RunCandidate | Decide | AskStrategy | Finish | GiveUp
+Step = TraceCandidate | RunCandidate | Decide | Isolate | AskStrategy | Finish | GiveUp
 
 
 def next_step(history: History, acceptance: Acceptance, *, wall_seconds: float) -> Step:
@@ -103,9 +111,11 @@ def _baseline_step(history: History, entry: Entry) -> Step:
     if missing:
         return RunCandidate(0, missing[0])
     experiment = entry.experiment
+    broken = broken_by_trace(history.config.constraints, entry.trace, entry.size)
+    itself = f"; {broken}: only what keeps to it can be kept" if broken is not None else ""
     spread = f" ± {experiment.sem:.4f}" if experiment.sem is not None else ""
     return _verdict(
-        entry, Verdict.KEEP, f"the baseline: {experiment.val_bpb:.4f}{spread} bpb, {len(experiment.runs)} seeds"
+        entry, Verdict.KEEP, f"the baseline: {experiment.val_bpb:.4f}{spread} bpb, {len(experiment.runs)} seeds{itself}"
     )
 
 
@@ -119,6 +129,9 @@ def _contender_step(history: History, entry: Entry, acceptance: Acceptance) -> S
         return _duplicate(entry, original)
     if isinstance(entry.trace, TraceFailure):
         return _verdict(entry, entry.trace.verdict, entry.trace.reason)
+    broken = broken_by_trace(history.config.constraints, entry.trace, entry.size)
+    if broken is not None:
+        return _verdict(entry, Verdict.DISCARD, f"{broken}; it was not trained")
     failed = _failed_run(entry)
     if failed is not None:
         return _verdict(entry, failed.verdict, _run_reason(failed))
@@ -126,36 +139,20 @@ def _contender_step(history: History, entry: Entry, acceptance: Acceptance) -> S
 
 
 def _judged(history: History, entry: Entry, acceptance: Acceptance) -> Step:
-    incumbent = history.incumbent
-    if len(incumbent.faults) >= MAX_FAULTS:
-        reason = f"the incumbent's run for its next pair was lost {MAX_FAULTS} times: {incumbent.faults[-1]}"
-        return _verdict(entry, Verdict.INFRASTRUCTURE, reason)
-    answer = acceptance.decide(
-        entry.experiment.scores,
-        incumbent.experiment.scores,
-        contest_noise(history, entry, incumbent),
-        {run.seed for run in incumbent.experiment.runs if isinstance(run, FailedRun)},
-    )
-    match answer:
-        case RunSeed(seed=seed):
-            return RunCandidate(entry.number, seed)
-        case RunIncumbent(seed=seed):
-            return RunCandidate(incumbent.number, seed)
-        case Keep():
-            verdict = Verdict.KEEP
-        case Discard():
-            verdict = Verdict.DISCARD
+    for rival in (history.incumbent, history.reference):
+        if len(rival.faults) >= MAX_FAULTS:
+            reason = f"the incumbent's run for its next pair was lost {MAX_FAULTS} times: {rival.faults[-1]}"
+            return _verdict(entry, Verdict.INFRASTRUCTURE, reason)
+    judgement = judge(history, entry, acceptance)
+    match judgement:
+        case RunOf(number=number, seed=seed):
+            return RunCandidate(number, seed)
+        case Quarantined():
+            return Isolate(judgement)
+        case Decided():
+            return Decide(judgement)
         case _:
-            assert_never(answer)
-    decision = Decided(
-        number=entry.number,
-        verdict=verdict,
-        reason=answer.reason,
-        incumbent=incumbent.number,
-        difference=answer.difference,
-        p_value=answer.p_value,
-    )
-    return Decide(decision)
+            assert_never(judgement)
 
 
 def _round_step(history: History, wall_seconds: float) -> Step:

@@ -18,12 +18,15 @@ from jaxresearch.proposal import Candidate
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.statistics.rules import make_rule
 from jaxresearch.strategy import Strategy
-from jaxresearch.study.confirm import DEFAULT_SEEDS, confirm, fresh_seeds
+from jaxresearch.study.approval import NO_TERMINAL, Approver
+from jaxresearch.study.confirm import DEFAULT_SEEDS, confirm
+from jaxresearch.study.control import obeyed, wish_of
 from jaxresearch.study.driver import Driver, Ending
 from jaxresearch.study.events import StudyCreated
 from jaxresearch.study.history import History
 from jaxresearch.study.identity import candidate_fingerprint, text_fingerprint
 from jaxresearch.study.journal import Journal
+from jaxresearch.study.judging import fresh_seeds
 from jaxresearch.study.layout import StudyLayout, create_folder
 from jaxresearch.study.ledger import Ledger, StoredEvent
 from jaxresearch.study.lock import sole_driver
@@ -147,6 +150,17 @@ class Study:
             return None
         return Shelf(self.layout.runs, self.config.execution.checkpoint_gb * GIGABYTE)
 
+    def check_head(self, head: str) -> None:
+        """Raise `JaxresearchError` unless an event has the hash `head`, or one of that beginning (12 digits at least)."""
+        wanted = head.strip().lower()
+        if len(wanted) < 12 or any(digit not in "0123456789abcdef" for digit in wanted):
+            raise JaxresearchError(f"{head!r} is no head of a ledger.", fix="Give at least 12 of its digits.")
+        if not any(stored.hash.startswith(wanted) for stored in self.events()):
+            raise JaxresearchError(
+                f"The ledger was cut short or rewritten: the head {wanted[:16]} that you noted is not in it.",
+                fix="Restore it from a backup.",
+            )
+
     async def run(
         self,
         executor: Executor,
@@ -157,14 +171,19 @@ class Study:
         *,
         acceptance: Acceptance | None = None,
         pause: Callable[[History], str | None] = lambda history: None,
+        approver: Approver | None = None,
     ) -> Ending:
         """Drive the study until it ends or `stop` is requested. Calling it again, in any process, goes on.
 
         pause: asked whenever nothing is pending; a reason ends the session there, in good order.
+        approver: asks a person about changes of the sources; `oversight.approve=code` cannot do without.
 
         Raises `StudyLocked` when another process drives it, and `JaxresearchError` when it cannot go on as things are.
         The caller closes `executor`.
         """
+        if self.config.oversight.approve == "code" and approver is None:
+            raise NO_TERMINAL
+        stop = stop or Stop()
         with sole_driver(self.layout.lock, now=self._clock()):
             self._journal = Journal(self._journal.ledger, reporter or NullReporter())
             driver = Driver(
@@ -175,12 +194,15 @@ class Study:
                 model_factory=model_factory,
                 acceptance=acceptance or self.rule,
                 instructions=self.instructions,
-                stop=stop or Stop(),
+                stop=stop,
                 clock=self._clock,
                 pause=pause,
                 shelf=self._shelf(),
+                pause_wanted=lambda: wish_of(self.layout) == "pause",
+                approver=approver,
             )
-            return await driver.drive()
+            async with obeyed(self.layout, stop):
+                return await driver.drive()
 
     async def confirm(
         self,

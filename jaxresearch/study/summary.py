@@ -10,6 +10,7 @@ from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.statistics.rules import make_rule
 from jaxresearch.study.evidence import study_pair_noise, tested
 from jaxresearch.study.history import Entry, History
+from jaxresearch.study.incidents import incidents_object
 from jaxresearch.text import one_line
 
 TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
@@ -59,7 +60,18 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "stopped": one_line(history.stopped.reason) if history.stopped is not None else None,
         "events": history.seq,
         "head": history.head,
+        "improvements": sum(entry.verdict is Verdict.KEEP and not is_simpler(entry) for entry in history.contenders),
+        "simpler_keeps": sum(is_simpler(entry) for entry in history.contenders),
+        "reference": history.reference_number,
+        "quarantined": [entry.number for entry in history.contenders if entry.quarantine is not None],
+        "constraints": config.constraints.binding,
+        "incidents": incidents_object(history.incidents),
     }
+
+
+def is_simpler(entry: Entry) -> bool:
+    """Whether `entry` was kept because it is simpler: no improvement."""
+    return entry.decision is not None and entry.decision.simpler
 
 
 def expected_false_keeps(history: History) -> float:

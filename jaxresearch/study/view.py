@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -12,17 +14,19 @@ from jaxresearch.execution.base import Executor, ExecutorLostError, TracedCandid
 from jaxresearch.experiment import Verdict
 from jaxresearch.proposal import Candidate, EditError, Hyperparameter, Proposal, apply
 from jaxresearch.strategy import StudyView
+from jaxresearch.study.approval import Gate
+from jaxresearch.study.constraints import broken_by_trace
 from jaxresearch.study.events import Checked, LLMCalled, ProposalRequested, Proposed, TraceOutcome, decode, encode
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import ANY_SEED, candidate_fingerprint, identity_of
 from jaxresearch.study.journal import Journal
+from jaxresearch.study.simplicity import margin_bpb
+from jaxresearch.study.size import code_size
 from jaxresearch.study.workspace import Workspace, check_tree
+from jaxresearch.text import fenced
 
 ModelFactory = Callable[[Callable[[BaseModel], None]], Any]
 """Makes the view's model. Its argument is to be called with the record of every request that the model answers."""
-
-TRACEBACK_LINES = 15
-"""Of a failed trace, as `check` shows them: the end, where the error is."""
 
 
 def study_view(
@@ -32,6 +36,7 @@ def study_view(
     model_factory: ModelFactory,
     request: ProposalRequested,
     instructions: str,
+    gate: Gate | None = None,
 ) -> StudyView:
     """The view of the round that `request` opened."""
     history = journal.history
@@ -53,7 +58,10 @@ def study_view(
         diff=lambda number: diff_of(history, workspace, number),
         model=model_factory(record_call),
         max_requests=history.config.llm.max_requests,
-        check=Checker(journal, workspace, executor, request.round).check,
+        check=Checker(journal, workspace, executor, request.round, gate).check,
+        constraints=history.config.constraints.binding,
+        simplicity_bpb=margin_bpb(history),
+        nonce=hashlib.sha256(f"{history.anchor} digest".encode()).hexdigest()[:16],
     )
 
 
@@ -78,11 +86,22 @@ def diff_of(history: History, workspace: Workspace, number: int) -> str:
 class Checker:
     """Answers a strategy's `check` in one round, and records each answer: the same question has the same one."""
 
-    def __init__(self, journal: Journal, workspace: Workspace, executor: Executor, round_number: int) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        workspace: Workspace,
+        executor: Executor,
+        round_number: int,
+        gate: Gate | None = None,
+        nonce: str | None = None,
+    ) -> None:
+        """gate: asks a person first; None lets everything pass. nonce: of a recorded check; None draws one each time."""
         self._journal = journal
         self._workspace = workspace
         self._executor = executor
         self._round = round_number
+        self._gate = gate
+        self._nonce = nonce
         self._one_at_a_time = asyncio.Lock()
 
     async def check(self, proposal: Proposal) -> str | None:
@@ -101,8 +120,8 @@ class Checker:
     async def _checked(self, proposal: Proposal) -> Checked:
         history = self._journal.history
         try:
-            parent = history.entries[proposal.parent].experiment
-            candidate = apply(proposal, self._workspace.candidate(parent.commit))
+            parent = self._workspace.candidate(history.entries[proposal.parent].experiment.commit)
+            candidate = apply(proposal, parent)
             check_tree(candidate)
         except EditError as error:
             return Checked(round=self._round, proposal=proposal, finding=str(error))
@@ -111,9 +130,17 @@ class Checker:
         if known is not None:
             finding = _tried("sources", known)
             return Checked(round=self._round, proposal=proposal, finding=finding, tree=tree)
+        refusal = await self._gate.refusal(proposal, candidate, parent) if self._gate is not None else None
+        if refusal is not None:
+            return Checked(round=self._round, proposal=proposal, finding=f"{refusal}.", tree=tree)
         trace = await trace_once(history, self._executor, candidate, tree)
-        finding = _finding(history, trace)
-        return Checked(round=self._round, proposal=proposal, finding=finding, tree=tree, trace=trace)
+        nonce = secrets.token_hex(8) if self._nonce is None else self._nonce
+        finding = _finding(history, trace, nonce)
+        if finding is None and isinstance(trace, TracedCandidate):
+            baseline = self._workspace.candidate(self._workspace.resolve("baseline"))
+            broken = broken_by_trace(history.config.constraints, trace, code_size(candidate, baseline))
+            finding = None if broken is None else f"It would be discarded: {broken}."
+        return Checked(round=self._round, proposal=proposal, finding=finding, tree=tree, trace=trace, nonce=nonce)
 
 
 async def trace_once(history: History, executor: Executor, candidate: Candidate, tree: str) -> TraceOutcome:
@@ -141,10 +168,18 @@ def proposal_error(history: History, proposal: Proposal) -> str | None:
     return None
 
 
-def _finding(history: History, trace: TraceOutcome) -> str | None:
+def _finding(history: History, trace: TraceOutcome, nonce: str) -> str | None:
+    """nonce: of the fence around what the candidate printed. Ledgers from before there were fences have none."""
     if isinstance(trace, TraceFailure):
-        tail = "\n".join(trace.traceback.splitlines()[-TRACEBACK_LINES:])
-        return f"{trace.verdict}: {trace.reason}" + (f"\n{tail}" if tail else "")
+        if not nonce:
+            tail = "\n".join(trace.traceback.splitlines()[-15:])
+            return f"{trace.verdict}: {trace.reason}" + (f"\n{tail}" if tail else "")
+        if trace.verdict is not Verdict.CRASH and not trace.traceback:
+            return f"{trace.verdict}: {trace.reason}"
+        printed = (
+            f"{trace.traceback.rstrip()}\n{trace.reason}" if trace.reason not in trace.traceback else trace.traceback
+        )
+        return f"{trace.verdict}: it gave no program. " + fenced(printed, nonce, "What it said")
     key = identity_of(trace, history.created, ANY_SEED)
     known = history.same_as(tree="", key=key, before=len(history.entries))
     return None if known is None else _tried("program and values", known)

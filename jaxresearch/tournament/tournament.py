@@ -143,7 +143,12 @@ class Tournament:
                     stop,
                     pause=_one_round(study.history),
                 )
-                if ending.interrupted:
+                if ending.incidents:
+                    raise JaxresearchError(
+                        f"{arm.name}, repeat {repeat}, paused: {ending.reason}.",
+                        fix="Look at them, then compare again.",
+                    )
+                if ending.interrupted or ending.paused:
                     raise Interrupted
                 began = study.history.rounds > 0
                 fruitless[arm] = fruitless[arm] + 1 if began and len(study.history.entries) == before else 0

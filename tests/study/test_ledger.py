@@ -230,3 +230,15 @@ def test_a_reader_cannot_write_and_sees_what_is_added(filled: Path):
     assert len(list(reader.read())) == 5
     with pytest.raises(LedgerError):
         reader.append(SessionStarted(pid=3, host="nowhere"))
+
+
+def test_a_head_that_was_noted_is_found_again_and_one_that_was_cut_off_is_not(tmp_path: Path):
+    from fakes import Bench, config, gain
+
+    study = Bench(tmp_path / "study", config(1)).run([gain(0.1)])
+    study.check_head(study.history.head)
+    study.check_head(study.history.head[:16])
+    with pytest.raises(JaxresearchError, match="cut short or rewritten"):
+        study.check_head("f" * 64)
+    with pytest.raises(JaxresearchError, match="no head"):
+        study.check_head("abc")

@@ -26,7 +26,8 @@ function overview(state) {
 }
 
 function keptTable(state) {
-  const kept = state.rows.filter((row) => row.verdict === 'keep' && row.number);
+  const kept = state.rows.filter((row) => row.verdict === 'keep' && row.number && !row.simpler);
+  const simpler = state.rows.filter((row) => row.simpler).map((row) => `#${row.number}`);
   if (!kept.length) return [h('p', null, 'No change was kept.')];
   const reach = Math.max(...kept.flatMap((row) => [row.difference, row.difference_low, row.difference_high].filter(known).map(Math.abs)), 1e-6);
   const x = scale(-reach, reach * 0.2, 6, 164);
@@ -41,7 +42,8 @@ function keptTable(state) {
       ['', forest], ['p', (row) => probability(row.p_value), 'n roomy'], ['val_bpb', (row) => bpb(row.val_bpb), 'n roomy'], ['runs', (row) => row.runs, 'n roomy'],
     ], 'Kept changes'),
     h('p', { class: 'note' }, 'Change: mean difference in val_bpb to the best before it, on the same seeds; below zero is better. Each is tested on its own, so of many kept changes a few may be chance.'),
-  ];
+    simpler.length ? h('p', { class: 'note' }, `Kept for being simpler, not better: ${simpler.join(', ')}.`) : null,
+  ].filter(Boolean);
 }
 
 function spending(state) {
@@ -78,7 +80,10 @@ function integrity(state) {
       ['versions', Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')]]),
     facts_.audits.length ? table(facts_.audits, [['audit', (a) => a.name], ['passed', (a) => whole(a.passed), 'n'], ['failed', (a) => (a.failed ? h('span', { class: 'bad' }, whole(a.failed)) : '0'), 'n'],
       ['probes', (a) => whole(a.probes), 'n'], ['largest deviation that passed', (a) => (known(a.max_deviation) ? String(a.max_deviation) : '–'), 'n']], 'Audits of the whole study') : h('p', { class: 'note' }, 'No audit has run yet.'),
-  ];
+    state.study.incidents && state.study.incidents.length ? [h('h3', null, plural(state.study.incidents.length, 'incident')), table(state.study.incidents.slice(-50).reverse(), [
+      ['incident', (each) => h('span', { class: 'bad' }, each.kind)], ['', (each) => each.pattern], ['experiment', (each) => (known(each.experiment) ? `#${each.experiment}` : 'proposing'), 'n'],
+      ['by', (each) => `${each.strategy}, ${each.llm || 'no model'}`, 'roomy'], ['what', (each) => shorten(each.detail, 160), 'wide']], 'Incidents, the newest first')] : null,
+  ].flat().filter(Boolean);
 }
 
 function reproduce(state) {

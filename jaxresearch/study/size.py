@@ -1,0 +1,62 @@
+"""The size of a candidate's sources: what makes one simpler than another, and what a constraint on lines counts.
+
+Comments, blank lines and docstrings are not code. Joining lines makes fewer of them but no fewer tokens, so both are
+counted; only candidates that have less of both are simpler by their code.
+"""
+
+from __future__ import annotations
+
+import io
+import tokenize
+from collections import Counter
+
+from pydantic import BaseModel, ConfigDict
+
+from jaxresearch.proposal import Candidate
+
+_LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+
+
+class CodeSize(BaseModel):
+    """lines, tokens: of code, in all files. lines_added: lines of code that the baseline does not have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lines: int
+    tokens: int
+    lines_added: int
+
+
+def code_size(candidate: Candidate, baseline: Candidate) -> CodeSize:
+    """The size of `candidate`. A line that only moved, or whose indentation changed, is not added."""
+    lines, tokens = _code(candidate)
+    known, _ = _code(baseline)
+    return CodeSize(lines=lines.total(), tokens=tokens, lines_added=(lines - known).total())
+
+
+def _code(candidate: Candidate) -> tuple[Counter[str], int]:
+    lines: Counter[str] = Counter()
+    tokens = 0
+    for text in candidate.files.values():
+        found, count = _code_lines(text)
+        lines.update(found)
+        tokens += count
+    return lines, tokens
+
+
+def _code_lines(text: str) -> tuple[list[str], int]:
+    """The stripped lines of `text` that hold code, and its tokens. What is no Python counts line by line, word by word."""
+    rows, tokens, statement = set(), 0, []
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type not in _LAYOUT:
+                statement.append(token)
+            elif token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
+                if any(each.type != tokenize.STRING for each in statement):  # else it is a docstring
+                    tokens += len(statement)
+                    rows |= {row for each in statement for row in range(each.start[0], each.end[0] + 1)}
+                statement = []
+    except (tokenize.TokenError, SyntaxError, RecursionError):
+        return [line.strip() for line in text.splitlines() if line.strip()], len(text.split())
+    lines = io.StringIO(text).readlines()
+    return [lines[row - 1].strip() for row in sorted(rows) if row <= len(lines)], tokens
