@@ -49,6 +49,8 @@ class _Conversation:
 class BuiltinModel(Model):
     """No language model: a library of edits and bounded numeric moves. Needs no key, no network, and costs nothing."""
 
+    costs_nothing = True
+
     @property
     def model_name(self) -> str:
         return "builtin"

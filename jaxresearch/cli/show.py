@@ -17,7 +17,7 @@ from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.noise import NoiseFloor
 from jaxresearch.study.evidence import study_pair_noise
-from jaxresearch.study.history import History
+from jaxresearch.study.history import Costs, History
 from jaxresearch.study.study import Study
 from jaxresearch.study.summary import expected_false_keeps, status_object
 from jaxresearch.text import clean, one_line
@@ -118,11 +118,22 @@ def _conclusion(history: History) -> list[str]:
     lines.append(f"chance     at most {expected_false_keeps(history):.2g} false keeps expected so far")
     if costs.wall_seconds > 0:
         share = costs.train_seconds / costs.wall_seconds
-        cost = f", {costs.llm_tokens:,} LLM tokens, ${costs.llm_cost_usd:.2f}" if costs.llm_cost_usd else ""
-        lines.append(f"time       {costs.wall_seconds:.0f} s, {share:.0%} of it training{cost}")
+        lines.append(f"time       {costs.wall_seconds:.0f} s, {share:.0%} of it training")
+    if costs.llm_tokens or costs.llm_possible_tokens:
+        lines.append(f"LLM        {_llm_costs(costs)}")
     if history.stopped is not None:
         lines.append(f"state      {one_line(history.stopped.reason, 300)}")
     return lines
+
+
+def _llm_costs(costs: Costs) -> str:
+    priced = costs.llm_tokens - costs.llm_unpriced_tokens
+    parts = [f"${costs.llm_cost_usd:.2f} for {priced:,} tokens"] if priced or costs.llm_cost_usd else []
+    if costs.llm_unpriced_tokens:
+        parts.append(f"{costs.llm_unpriced_tokens:,} tokens of models that have no known price")
+    if costs.llm_possible_tokens:
+        parts.append(f"at most ${costs.llm_possible_cost_usd:.2f} more for requests that were never answered")
+    return "; ".join(parts)
 
 
 def _spread(noise: NoiseFloor) -> str:

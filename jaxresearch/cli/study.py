@@ -27,7 +27,8 @@ from jaxresearch.errors import ConfigurationError
 @click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
 @click.option("--executor", type=click.Choice(["local"]), help="Where runs happen: a warm worker on this machine.")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Wall seconds of the study.")
-@click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls.")
+@click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls; never exceeded.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Tokens of LLM calls, both ways; never exceeded.")
 @click.option("--study", "folder", type=click.Path(path_type=Path), help="Folder of the study; must be new or empty.")
 @click.option(
     "--program",
@@ -49,6 +50,7 @@ def run(
     executor: str | None,
     max_seconds: float | None,
     max_cost: float | None,
+    max_tokens: int | None,
     folder: Path | None,
     devices: int | None,
     instructions: Path | None,
@@ -71,6 +73,7 @@ def run(
         slots=slots,
         max_seconds=max_seconds,
         max_cost=max_cost,
+        max_tokens=max_tokens,
         execution__devices=devices,
         execution__executor=executor,
     )
@@ -80,19 +83,28 @@ def run(
             folder, config, instructions=_read_instructions(instructions), on_preparation=display.preparing
         ).close()
     output.note(f"study {folder}")
-    return _drive(folder, None, output)
+    return _drive(folder, output)
 
 
 @click.command(epilog="Example: jaxresearch resume studies/mine")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--llm", metavar="MODEL", help="Another model for what is left.")
+@click.option("--max-cost", type=click.FloatRange(0), help="Another cap, in US dollars, from now on.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Another cap, in tokens, from now on.")
 @output_options
-def resume(study: Path, llm: str | None, output: Output) -> int:
-    """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider."""
-    return _drive(study, llm, output)
+def resume(study: Path, llm: str | None, max_cost: float | None, max_tokens: int | None, output: Output) -> int:
+    """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider, a cap."""
+    return _drive(study, output, llm=llm, max_cost=max_cost, max_tokens=max_tokens)
 
 
-def _drive(folder: Path, llm: str | None, output: Output) -> int:
+def _drive(
+    folder: Path,
+    output: Output,
+    *,
+    llm: str | None = None,
+    max_cost: float | None = None,
+    max_tokens: int | None = None,
+) -> int:
     from jaxresearch.study.session import drive
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import status_object
@@ -100,7 +112,16 @@ def _drive(folder: Path, llm: str | None, output: Output) -> int:
     study = Study.open(folder)
     try:
         with StudyDisplay(output) as display:
-            ending = asyncio.run(drive(study, display, llm=llm, on_preparation=display.preparing))
+            ending = asyncio.run(
+                drive(
+                    study,
+                    display,
+                    llm=llm,
+                    max_cost=max_cost,
+                    max_tokens=max_tokens,
+                    on_preparation=display.preparing,
+                )
+            )
         history = study.refresh()
         output.result(status_object(history, str(folder)), lambda console: print_study(console, history, folder))
     finally:

@@ -41,11 +41,16 @@ class StudyCreated(_Event):
 
 
 class SessionStarted(_Event):
-    """A process began to drive the study. Time between sessions is not the study's."""
+    """A process began to drive the study. Time between sessions is not the study's.
+
+    max_cost, max_tokens: other caps on model calls than before, from here on; None leaves them as they are.
+    """
 
     kind: Literal["session_started"] = "session_started"
     pid: int
     host: str
+    max_cost: float | None = None
+    max_tokens: int | None = None
 
 
 class ProposalRequested(_Event):

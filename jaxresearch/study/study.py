@@ -150,10 +150,13 @@ class Study:
         *,
         acceptance: Acceptance | None = None,
         pause: Callable[[History], str | None] = lambda history: None,
+        max_cost: float | None = None,
+        max_tokens: int | None = None,
     ) -> Ending:
         """Drive the study until it ends or `stop` is requested. Calling it again, in any process, goes on.
 
         pause: asked whenever nothing is pending; a reason ends the session there, in good order.
+        max_cost, max_tokens: other caps than before, for this session and later ones.
 
         Raises `StudyLocked` when another process drives it, and `JaxresearchError` when it cannot go on as things are.
         The caller closes `executor`.
@@ -171,6 +174,8 @@ class Study:
                 stop=stop or Stop(),
                 clock=self._clock,
                 pause=pause,
+                max_cost=max_cost,
+                max_tokens=max_tokens,
             )
             return await driver.drive()
 
