@@ -23,6 +23,7 @@ from pydantic_ai import Agent, ModelRetry, RunContext, ToolOutput
 from pydantic_ai.usage import UsageLimits
 
 from agents.digest import clipped, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed
+from agents.notebook import text as notes_text
 from agents.space import values_of
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import Experiment, Verdict
@@ -31,6 +32,7 @@ from jaxresearch.strategy import ProposalError, StudyView
 from jaxresearch.text import clean, one_line
 
 REPAIRS = 2
+NOTES = 10
 _SOURCE_CHARACTERS = 100_000
 _EDIT_CHARACTERS = 200_000
 _LESSONS = 5
@@ -92,15 +94,15 @@ class Desk:
     accepted: Proposal | None = None
 
 
-async def ask(view: StudyView, parent: int, guidance: str = "") -> Proposal:
+async def ask(view: StudyView, parent: int, guidance: str = "", *, repairs: int | None = None) -> Proposal:
     """A proposal on top of experiment `parent` that applies, changes something, is new and passes `view.check`.
 
-    `guidance` is added to the prompt of this one proposal. Raises `ProposalError` when none could be had, and lets
-    errors that end a study (`JaxresearchError`) pass.
+    `guidance` is added to the prompt of this one proposal. repairs: the crashed experiment that it is to repair.
+    Raises `ProposalError` when none could be had, and lets errors that end a study (`JaxresearchError`) pass.
     """
     desk = Desk(view, parent)
     agent = _agent()
-    prompt = digest(view, parent, guidance=guidance, prompt_version=prompt_version())
+    prompt = digest(view, parent, guidance=guidance, prompt_version=prompt_version(), repairs=repairs)
     try:
         await agent.run(prompt, model=view.model, deps=desk, usage_limits=UsageLimits(request_limit=view.max_requests))
     except (JaxresearchError, ProposalError):
@@ -134,7 +136,7 @@ def _agent() -> Agent[Desk, Change]:
         instructions=_instructions(),
         name="researcher",
         retries={"tools": REPAIRS, "output": REPAIRS},
-        tools=[_safely(each) for each in (read_source, list_hyperparameters, history, show_experiment)],
+        tools=[_safely(each) for each in (read_source, list_hyperparameters, history, show_experiment, notebook)],
     )
     agent.output_validator(_reviewed)
     return agent
@@ -191,7 +193,7 @@ def history(context: RunContext[Desk], first: int = 0) -> str:
 
 
 def show_experiment(context: RunContext[Desk], number: int) -> str:
-    """One experiment: hypothesis, diff, score of each seed, verdict and reason.
+    """One experiment: hypothesis, diff, score of each seed, training curve, verdict and reason.
 
     Args:
         number: of the experiment
@@ -199,6 +201,11 @@ def show_experiment(context: RunContext[Desk], number: int) -> str:
     if not 0 <= number < len(context.deps.view.experiments):
         raise ModelRetry(f"Experiments are numbered 0 to {len(context.deps.view.experiments) - 1}.")
     return experiment_text(context.deps.view, number)
+
+
+def notebook(context: RunContext[Desk]) -> str:
+    """What the study has taught: tries and keeps by category, lessons, and predictions against outcomes."""
+    return notes_text(context.deps.view, NOTES) or "Nothing was tried yet."
 
 
 async def _reviewed(context: RunContext[Desk], change: Change) -> Change:
@@ -377,5 +384,5 @@ def _outcome(experiment: Experiment) -> str:
 def _words(proposal: Proposal) -> dict[str, object]:
     return {
         name: getattr(proposal, name)
-        for name in ("hypothesis", "expected_effect", "tag", "predicted_bpb", "confidence", "notes")
+        for name in ("hypothesis", "expected_effect", "tag", "predicted_bpb", "confidence", "notes", "repairs")
     }

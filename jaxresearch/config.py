@@ -143,7 +143,9 @@ class StudyConfig(_Part):
     max_cost: float | None = Field(
         default=None, ge=0, description="US dollars of the study's LLM calls, those in flight counted at their most"
     )
-    max_tokens: int | None = Field(default=None, ge=1, description="tokens of the study's LLM calls, both ways, likewise")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="tokens of the study's LLM calls, both ways, likewise"
+    )
 
     @property
     def evaluation_text(self) -> str:

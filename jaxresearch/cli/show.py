@@ -99,7 +99,9 @@ def print_study(console: Console, history: History, folder: Path) -> None:
 
 def _conclusion(history: History) -> list[str]:
     baseline, best, costs = history.baseline.experiment, history.incumbent.experiment, history.costs
-    lines = [""]
+    lines, origin = [""], history.created.origin
+    if origin is not None:
+        lines.append(f"from       {one_line(origin.study, 200)}, experiment {origin.experiment}: the baseline here")
     if baseline.val_bpb is not None and best.val_bpb is not None:
         lines.append(f"baseline   val_bpb {score_text(baseline)} over {len(baseline.scores)} seeds")
         if best.number != 0:

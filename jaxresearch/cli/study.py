@@ -37,6 +37,9 @@ from jaxresearch.errors import ConfigurationError
     help="A program.md: goals, taboos and ideas for the strategy.",
 )
 @click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
+@click.option(
+    "--from", "start_from", type=click.Path(path_type=Path), metavar="STUDY", help="Begin with another study's winner."
+)
 @config_options
 @output_options
 def run(
@@ -54,6 +57,7 @@ def run(
     folder: Path | None,
     devices: int | None,
     instructions: Path | None,
+    start_from: Path | None,
     config_file: Path | None,
     settings: tuple[str, ...],
     output: Output,
@@ -80,7 +84,11 @@ def run(
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     with Display(output) as display:
         create_study(
-            folder, config, instructions=_read_instructions(instructions), on_preparation=display.preparing
+            folder,
+            config,
+            instructions=_read_instructions(instructions),
+            on_preparation=display.preparing,
+            start_from=start_from,
         ).close()
     output.note(f"study {folder}")
     return _drive(folder, output)

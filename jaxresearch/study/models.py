@@ -34,9 +34,7 @@ class Models:
 
         check_capped(list(self._resolved.values()), max_cost_usd=max_cost, max_tokens=max_tokens)
 
-    def of_rounds(
-        self, study: Study, *, max_cost: float | None = None, max_tokens: int | None = None
-    ) -> ModelFactory:
+    def of_rounds(self, study: Study, *, max_cost: float | None = None, max_tokens: int | None = None) -> ModelFactory:
         """Makes the model of each round of `study`. The caps are the study's own unless they are given."""
         from jaxresearch.llm import LLMCall, laboratory_model
         from jaxresearch.llm_budget import Bill, LLMBudget

@@ -12,6 +12,7 @@ from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.strategy import make_strategy
 from jaxresearch.study.driver import Ending
 from jaxresearch.study.models import Models
+from jaxresearch.study.origin import winner_of
 from jaxresearch.study.reporter import Reporter
 from jaxresearch.study.stopping import Stop, stop_on_signals
 from jaxresearch.study.study import Study
@@ -20,12 +21,29 @@ from jaxresearch.subjects import load_subject
 OnPreparation = Callable[[str, float], None]
 
 
-def create_study(folder: Path, config: StudyConfig, *, instructions: str, on_preparation: OnPreparation) -> Study:
-    """A new study in `folder`, its corpus prepared. Settings that cannot work are refused before anything is made."""
+def create_study(
+    folder: Path,
+    config: StudyConfig,
+    *,
+    instructions: str,
+    on_preparation: OnPreparation,
+    start_from: Path | None = None,
+) -> Study:
+    """A new study in `folder`, its corpus prepared. Settings that cannot work are refused before anything is made.
+
+    start_from: another study, whose winner becomes the baseline.
+    """
     make_strategy(config.strategy.name, config.strategy.options)
     Models(config.llm.model, config.llm).check_caps(config.max_cost, config.max_tokens)
-    subject = load_subject(config.subject.source, config.subject.hyperparameters)
+    winner = None
+    if start_from is not None:
+        winner, config = winner_of(start_from, config)
+    subject = (
+        load_subject(config.subject.source, config.subject.hyperparameters) if winner is None else winner.candidate
+    )
     corpus = _prepare(config, on_preparation)
+    if winner is not None:
+        winner.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     return Study.create(
         folder,
         config,
@@ -33,6 +51,7 @@ def create_study(folder: Path, config: StudyConfig, *, instructions: str, on_pre
         corpus=corpus.fingerprint,
         tokenizer=corpus.tokenizer_fingerprint,
         instructions=instructions,
+        origin=winner.origin if winner is not None else None,
     )
 
 

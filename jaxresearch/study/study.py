@@ -20,7 +20,7 @@ from jaxresearch.statistics.rules import make_rule
 from jaxresearch.strategy import Strategy
 from jaxresearch.study.confirm import DEFAULT_SEEDS, confirm, fresh_seeds
 from jaxresearch.study.driver import Driver, Ending
-from jaxresearch.study.events import StudyCreated
+from jaxresearch.study.events import Origin, StudyCreated
 from jaxresearch.study.history import History
 from jaxresearch.study.identity import candidate_fingerprint, text_fingerprint
 from jaxresearch.study.journal import Journal
@@ -52,12 +52,13 @@ class Study:
         corpus: str,
         tokenizer: str,
         instructions: str = "",
+        origin: Origin | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """A new study in `folder`, which must be absent or empty. It is there whole, or not at all.
 
         subject: the baseline. corpus, tokenizer: fingerprints of what its runs are made on. instructions: the text of
-        program.md. Raises `JaxresearchError` in one line.
+        program.md. origin: whose winner `subject` is. Raises `JaxresearchError` in one line.
         """
         created = StudyCreated(
             config=config,
@@ -68,6 +69,7 @@ class Study:
             jaxresearch=_version("jaxresearch"),
             jax=_version("jax"),
             python=platform.python_version(),
+            origin=origin,
         )
 
         def fill(layout: StudyLayout) -> None:

@@ -106,7 +106,7 @@ def test_what_was_sent_and_not_answered_is_counted_at_its_most():
 
 def test_an_unpriced_model_needs_a_cap_on_tokens_and_the_builtin_one_needs_none():
     unpriced = TestModel(custom_output_text="hello")
-    with pytest.raises(ConfigurationError, match="max_cost.*no known price") as raised:
+    with pytest.raises(ConfigurationError, match=r"max_cost.*no known price") as raised:
         check_capped([unpriced], max_cost_usd=5.0, max_tokens=None)
     assert "--max-tokens" in raised.value.fix
     check_capped([unpriced], max_cost_usd=5.0, max_tokens=1000)
