@@ -23,11 +23,16 @@ from pydantic_ai.usage import RequestUsage
 
 from agents.choice import Move, Tried, choose, read_history, read_hyperparameters
 from agents.digest import HISTORY_PAGE
+from agents.steering import taboos
 from jaxresearch.proposal import Hyperparameter
 
 _ROUND = re.compile(r"^round seed=(\d+) experiments=(\d+) parent=(\d+) noise=([\d.]+)", re.MULTILINE)
 _REPAIR = re.compile(r"^round .* repairs=(\d+)$", re.MULTILINE)
 _DIVERGED = re.compile(r"the loss (?:is not finite|exploded)")
+_ASKED = re.compile(
+    r"^What the person who runs this study asks for:\n(.*?)(?=\n\nFor this proposal:|\n\nHyperparameters of)",
+    re.MULTILINE | re.DOTALL,
+)
 _FILES = re.compile(r"^Your proposal builds on experiment \d+\. Its files: (.+)\.$", re.MULTILINE)
 _NEAR_MISS = 0.25  # of the deviation between seeds: on paired seeds, gains scatter about that much
 _OUTPUT_TOOLS = ("propose_config", "propose_code", "propose_both")
@@ -43,6 +48,7 @@ class _Conversation:
     files: list[str]
     parent: int = 0
     repairs: int | None = None
+    forbidden: frozenset[str] = frozenset()
     answers: dict[str, list[tuple[dict[str, Any], str]]] = field(default_factory=dict)
     offered: list[dict[str, Any]] = field(default_factory=list)
 
@@ -94,6 +100,8 @@ def _read(messages: list[ModelMessage]) -> _Conversation:
     conversation = _Conversation(int(facts[1]), int(facts[2]), float(facts[4]), files[1].split(", "))
     repairs = _REPAIR.search(text)
     conversation.parent, conversation.repairs = int(facts[3]), int(repairs[1]) if repairs is not None else None
+    asked = _ASKED.search(text)
+    conversation.forbidden = taboos(asked[1]) if asked is not None else frozenset()
     calls = {part.tool_call_id: part for part in parts if isinstance(part, ToolCallPart)}
     for call in calls.values():
         if call.tool_name in _OUTPUT_TOOLS:
@@ -126,7 +134,9 @@ def _answer(conversation: _Conversation) -> ToolCallPart:
         if conversation.repairs is not None:
             move = _repair(conversation.repairs, hyperparameters, tried, refused)
         else:
-            move = choose(hyperparameters, files, tried, refused, rng, parent=conversation.parent)
+            move = choose(
+                hyperparameters, files, tried, refused, rng, parent=conversation.parent, taboo=conversation.forbidden
+            )
     except LookupError as error:
         raise UnexpectedModelBehavior(str(error)) from None
     tool = "propose_both" if move.config and move.edits else "propose_config" if move.config else "propose_code"

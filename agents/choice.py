@@ -21,6 +21,7 @@ import numpy as np
 
 from agents.library import HINTS, LIBRARY, Hint, Idea
 from agents.lineage import Ground
+from agents.steering import touched
 from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Proposal, Scalar, apply
 
 COMBINATIONS = "combination"
@@ -126,8 +127,11 @@ def choose(
     library: tuple[Idea, ...] = LIBRARY,
     *,
     parent: int = 0,
+    taboo: frozenset[str] = frozenset(),
 ) -> Move:
-    """The next move on experiment `parent`. `refused` holds the tags that this very proposal has offered in vain."""
+    """The next move on experiment `parent`. `refused` holds the tags that this very proposal has offered in vain,
+    `taboo` names of hyperparameters, tags, families and files to leave alone."""
+    hyperparameters = [each for each in hyperparameters if not touched([each.name], taboo)]
     ground = Ground(tried, parent, refused)
     known = ground.closed
     moves: dict[str, list[Move]] = {}
@@ -136,6 +140,8 @@ def choose(
         _edit_moves(files, library, known),
         _combinations(hyperparameters, files, library, tried, known),
     ):
+        if touched([move.family, *move.tag.split(" & "), *(edit.path for edit in move.edits)], taboo):
+            continue
         if ground.repeats(move.tag, move.config, has_edits=bool(move.edits)):
             continue
         if move.tag in ground.open and move.promise < RETRIED_PROMISE:

@@ -25,6 +25,7 @@ from pydantic_ai.usage import UsageLimits
 from agents.digest import clipped, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed
 from agents.notebook import text as notes_text
 from agents.space import values_of
+from agents.steering import names_in, taboos, touched
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import Experiment, Verdict
 from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Note, Proposal, Scalar, apply, checked_path
@@ -276,6 +277,9 @@ def find_problem(proposal: Proposal, view: StudyView) -> str | None:
     hyperparameters = view.hyperparameters(proposal.parent)
     if sum(len(edit.replace) for edit in proposal.edits) > _EDIT_CHARACTERS:
         return f"The edits hold more than {_EDIT_CHARACTERS} characters. Propose a smaller change."
+    forbidden = touched(names_in(proposal), taboos(view.instructions))
+    if forbidden is not None:
+        return f"{forbidden} is taboo: the person who runs this study asks to leave it as it is."
     for edit in proposal.edits:
         if clean(edit.replace) != edit.replace:
             return f"The edit of {one_line(edit.path, 100)} holds control or invisible formatting characters."
