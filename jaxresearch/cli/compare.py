@@ -39,6 +39,7 @@ from jaxresearch.tournament.plan import Arm
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1_000_000), help="Of the first repeat.")
 @click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
 @click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls, of one arm in one repeat.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Tokens of LLM calls, of one arm in one repeat.")
 @click.option("--tournament", "folder", type=click.Path(path_type=Path), help="Its folder; the same one again goes on.")
 @config_options
 @output_options
@@ -56,6 +57,7 @@ def compare(
     seed: int | None,
     slots: int | None,
     max_cost: float | None,
+    max_tokens: int | None,
     folder: Path | None,
     config_file: Path | None,
     settings: tuple[str, ...],
@@ -88,6 +90,7 @@ def compare(
         seed=seed,
         slots=slots,
         max_cost=max_cost,
+        max_tokens=max_tokens,
     )
     chosen, notes = make_arms(config, installed_strategies().keys())
     if len(chosen) < 2:
