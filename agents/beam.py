@@ -4,6 +4,7 @@ beam = [baseline]
 repeat: every member gets `children` children, dealt in turn, the best member first; then
     rank parents and children by posterior mean (agents/posterior.py), not by the luckiest score
     beam = the best `width` of them, at most one for each idea
+a round begins with second chances (agents/second_chance.py), which are children too, and
 a round proposes what is missing of the present generation, at most one for each slot
 
 The generation is read off the history, so nothing is remembered. A discarded experiment may be a member: its score
@@ -19,6 +20,7 @@ from pydantic import Field
 
 from agents.posterior import Belief, beliefs
 from agents.researcher import ask
+from agents.second_chance import second_chances
 from jaxresearch.proposal import Proposal
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
 
@@ -27,10 +29,12 @@ class Beam:
     """Keeps the best few by posterior mean, one for each idea, and builds on all of them."""
 
     class Options(StrategyOptions):
-        """width: members of the beam. children: of each member in a generation."""
+        """width: members of the beam. children: of each member in a generation. repair, retune: as for greedy."""
 
         width: int = Field(default=3, ge=1, le=64)
         children: int = Field(default=2, ge=1, le=64)
+        repair: bool = True
+        retune: bool = True
 
     def __init__(self, options: StrategyOptions) -> None:
         assert isinstance(options, Beam.Options)
@@ -38,9 +42,12 @@ class Beam:
 
     async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
         members, born = self.generation(view)
+        proposals = await second_chances(view, slots, repair=self.options.repair, retune=self.options.retune)
+        for proposal in proposals:
+            born.append(proposal.parent)
+            view = view.with_pending(proposal)
         left = len(members) * self.options.children - len(born)
-        proposals: list[Proposal] = []
-        for _ in range(min(slots, left)):
+        for _ in range(min(slots - len(proposals), left)):
             fewest_first = sorted(members, key=born.count)  # stable: among equals the best member first
             proposal = await self._child(view, fewest_first, failing=not proposals)
             if proposal is None:

@@ -23,8 +23,16 @@ from pydantic_ai.usage import RequestUsage
 
 from agents.choice import Move, Tried, choose, read_history, read_hyperparameters
 from agents.digest import HISTORY_PAGE
+from agents.steering import taboos
+from jaxresearch.proposal import Hyperparameter
 
 _ROUND = re.compile(r"^round seed=(\d+) experiments=(\d+) parent=(\d+) noise=([\d.]+)", re.MULTILINE)
+_REPAIR = re.compile(r"^round .* repairs=(\d+)$", re.MULTILINE)
+_DIVERGED = re.compile(r"the loss (?:is not finite|exploded)")
+_ASKED = re.compile(
+    r"^What the person who runs this study asks for:\n(.*?)(?=\n\nFor this proposal:|\n\nHyperparameters of)",
+    re.MULTILINE | re.DOTALL,
+)
 _FILES = re.compile(r"^Your proposal builds on experiment \d+\. Its files: (.+)\.$", re.MULTILINE)
 _NEAR_MISS = 0.25  # of the deviation between seeds: on paired seeds, gains scatter about that much
 _OUTPUT_TOOLS = ("propose_config", "propose_code", "propose_both")
@@ -38,6 +46,9 @@ class _Conversation:
     experiments: int
     noise_sd: float
     files: list[str]
+    parent: int = 0
+    repairs: int | None = None
+    forbidden: frozenset[str] = frozenset()
     answers: dict[str, list[tuple[dict[str, Any], str]]] = field(default_factory=dict)
     offered: list[dict[str, Any]] = field(default_factory=list)
 
@@ -48,6 +59,8 @@ class _Conversation:
 
 class BuiltinModel(Model):
     """No language model: a library of edits and bounded numeric moves. Needs no key, no network, and costs nothing."""
+
+    costs_nothing = True
 
     @property
     def model_name(self) -> str:
@@ -85,6 +98,10 @@ def _read(messages: list[ModelMessage]) -> _Conversation:
     if facts is None or files is None:
         raise UnexpectedModelBehavior("builtin is no language model: it only answers the researcher's prompt.")
     conversation = _Conversation(int(facts[1]), int(facts[2]), float(facts[4]), files[1].split(", "))
+    repairs = _REPAIR.search(text)
+    conversation.parent, conversation.repairs = int(facts[3]), int(repairs[1]) if repairs is not None else None
+    asked = _ASKED.search(text)
+    conversation.forbidden = taboos(asked[1]) if asked is not None else frozenset()
     calls = {part.tool_call_id: part for part in parts if isinstance(part, ToolCallPart)}
     for call in calls.values():
         if call.tool_name in _OUTPUT_TOOLS:
@@ -114,7 +131,12 @@ def _answer(conversation: _Conversation) -> ToolCallPart:
     refused = frozenset(str(each["tag"]) for each in conversation.offered)
     rng = np.random.default_rng([conversation.seed, conversation.experiments, len(refused)])
     try:
-        move = choose(hyperparameters, files, tried, refused, rng)
+        if conversation.repairs is not None:
+            move = _repair(conversation.repairs, hyperparameters, tried, refused)
+        else:
+            move = choose(
+                hyperparameters, files, tried, refused, rng, parent=conversation.parent, taboo=conversation.forbidden
+            )
     except LookupError as error:
         raise UnexpectedModelBehavior(str(error)) from None
     tool = "propose_both" if move.config and move.edits else "propose_config" if move.config else "propose_code"
@@ -130,6 +152,16 @@ def _answer(conversation: _Conversation) -> ToolCallPart:
     if move.edits:
         arguments["edits"] = [edit.model_dump() for edit in move.edits]
     return ToolCallPart(tool, arguments, tool_call_id=f"builtin-answer-{len(conversation.offered)}")
+
+
+def _repair(number: int, hyperparameters: list[Hyperparameter], tried: list[Tried], refused: frozenset[str]) -> Move:
+    """What diverged gets half the learning rates. Source it cannot mend, and what was refused it does not try again."""
+    crashed = next((each for each in tried if each.number == number), None)
+    rates = [each for each in hyperparameters if each.name.endswith("lr") and isinstance(each.value, float)]
+    if crashed is None or refused or not rates or _DIVERGED.search(crashed.why) is None:
+        raise LookupError("builtin is no language model: it mends only what diverged")
+    config = {each.name: max(each.low or 0.0, float(f"{float(each.value) / 2:.3g}")) for each in rates}
+    return Move("repair", f"{crashed.tag} slower", "Half the learning rates: it diverged.", 0.3, config)
 
 
 def _expectation(move: Move, tried: list[Tried]) -> str:

@@ -4,7 +4,8 @@ a family is one hyperparameter, or one kind of edit, or combinations of near mis
 each family's chance to help is drawn from Beta(prior + helped, prior + did not help)
 the family with the highest draw makes its next move
 a numeric move goes on where the last one helped, turns round or shrinks where it did not
-nothing is tried twice
+no candidate is tried twice, and no move twice on one parent; on another parent a move is tried again only if it has
+helped, or nearly, wherever it was tried (agents/lineage.py)
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from agents.library import HINTS, LIBRARY, Hint, Idea
+from agents.lineage import Ground
+from agents.steering import touched
 from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Proposal, Scalar, apply
 
 COMBINATIONS = "combination"
@@ -27,6 +30,9 @@ _PRIOR_WEIGHT = 8.0  # a family's prior counts as much as this many observations
 _OUTCOME_WEIGHT = 4.0  # and one experiment as this many: a study is short
 _NEAR_MISS_REWARD = 0.35
 _SMALLEST_STEP = 0.2  # of a family's first step: below it the family rests
+
+
+RETRIED_PROMISE = 0.5  # of a move that helped, or nearly, on another parent
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Tried:
     config: Mapping[str, tuple[Scalar | None, Scalar]] = field(default_factory=dict)
     has_edits: bool = False
     threshold: float = 0.0
+    parent: int = 0
+    why: str = ""
 
     @property
     def helped(self) -> bool:
@@ -80,7 +88,15 @@ def read_history(pages: Iterable[str], threshold: float = 0.0) -> list[Tried]:
             continue
         config = {name: (before, after) for name, (before, after) in row.get("config", {}).items()}
         found[row["number"]] = Tried(
-            row["number"], row["verdict"], row.get("effect"), row.get("tag", ""), config, "edits" in row, threshold
+            row["number"],
+            row["verdict"],
+            row.get("effect"),
+            row.get("tag", ""),
+            config,
+            "edits" in row,
+            threshold,
+            row["parent"],
+            row.get("why", ""),
         )
     return [found[number] for number in sorted(found)]
 
@@ -109,15 +125,27 @@ def choose(
     refused: frozenset[str],
     rng: np.random.Generator,
     library: tuple[Idea, ...] = LIBRARY,
+    *,
+    parent: int = 0,
+    taboo: frozenset[str] = frozenset(),
 ) -> Move:
-    """The next move. `refused` holds the tags that this very proposal has offered in vain."""
-    known = {each.tag for each in tried} | refused
+    """The next move on experiment `parent`. `refused` holds the tags that this very proposal has offered in vain,
+    `taboo` names of hyperparameters, tags, families and files to leave alone."""
+    hyperparameters = [each for each in hyperparameters if not touched([each.name], taboo)]
+    ground = Ground(tried, parent, refused)
+    known = ground.closed
     moves: dict[str, list[Move]] = {}
     for move in itertools.chain(
         _config_moves(hyperparameters, tried, known, rng),
         _edit_moves(files, library, known),
         _combinations(hyperparameters, files, library, tried, known),
     ):
+        if touched([move.family, *move.tag.split(" & "), *(edit.path for edit in move.edits)], taboo):
+            continue
+        if ground.repeats(move.tag, move.config, has_edits=bool(move.edits)):
+            continue
+        if move.tag in ground.open and move.promise < RETRIED_PROMISE:
+            move = replace(move, promise=RETRIED_PROMISE)
         moves.setdefault(move.family, []).append(move)
     if not moves:
         return _jitter(hyperparameters, known, rng)

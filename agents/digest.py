@@ -23,6 +23,7 @@ NEAR_MISSES = 5
 HISTORY_PAGE = 100
 _INSTRUCTIONS_CHARACTERS = 4000
 _HYPERPARAMETERS = 80
+_CURVE_POINTS = 12
 _OURS = (Verdict.KEEP, Verdict.DISCARD, Verdict.DUPLICATE, Verdict.TIMEOUT)
 """Verdicts whose reasons the laboratory alone has written."""
 _OF_JAX = {
@@ -50,14 +51,19 @@ def effect(view: StudyView, experiment: Experiment) -> float | None:
     return None if here is None or there is None else here - there
 
 
-def digest(view: StudyView, parent: int, *, guidance: str = "", prompt_version: str = "") -> str:
-    """The user prompt of one proposal. Its size does not grow with the number of experiments."""
+def digest(
+    view: StudyView, parent: int, *, guidance: str = "", prompt_version: str = "", repairs: int | None = None
+) -> str:
+    """The user prompt of one proposal. Its size does not grow with the number of experiments.
+
+    repairs: the crashed experiment that it is to repair, if that is what is asked.
+    """
     counts = Counter("pending" if each.verdict is None else str(each.verdict) for each in view.experiments)
     files = ", ".join(sorted(view.candidate(parent).files))
     noise = "unknown" if view.noise_sd is None else f"{view.noise_sd:.4f}"
     sections = [
         f"round seed={view.seed} experiments={len(view.experiments)} parent={parent} noise={view.noise_sd or 0:.6f} "
-        f"prompt={prompt_version}",
+        f"prompt={prompt_version}" + (f" repairs={repairs}" if repairs is not None else ""),
         f"Incumbent: experiment {view.incumbent.number}, val_bpb {_score(view.incumbent)}. "
         f"Baseline: {_score(view.baseline)}. Standard deviation between seeds: {noise}.",
         f"Budget of one run: {view.budget}.",
@@ -78,7 +84,7 @@ def digest(view: StudyView, parent: int, *, guidance: str = "", prompt_version: 
     near = near_misses(view)
     if near:
         sections.append(f"Discarded, yet better than their parent on the seeds that ran:\n{_rows(view, near)}")
-    crash = _untrusted_crash(view)
+    crash = untrusted_crash(view, view.experiments[-1])
     if crash:
         sections.append(crash)
     return "\n\n".join(sections)
@@ -150,8 +156,20 @@ def experiment_text(view: StudyView, number: int) -> str:
             f"expected: {one_line(experiment.proposal.expected_effect, 300)}",
         ]
     lines += [f"seed {seed}: val_bpb {score:.4f}" for seed, score in sorted(experiment.scores.items())]
+    lines += _curves(experiment)
     lines.append(f"diff against experiment {experiment.parent}:\n{clipped(view.diff(number), 12_000)}")
     return "\n".join(lines)
+
+
+def _curves(experiment: Experiment) -> list[str]:
+    """The first run's training loss over its progress, at `_CURVE_POINTS` places."""
+    curve = next((run.curve for run in experiment.runs if run.curve), ())
+    if not curve:
+        return []
+    last = len(curve) - 1
+    places = sorted({round(at * last / (_CURVE_POINTS - 1)) for at in range(_CURVE_POINTS)})
+    points = ", ".join(f"{curve[at][0]:.0%} {curve[at][1]:.3f}" for at in places)
+    return [f"training loss over progress, nats per token: {points}"]
 
 
 def config_moves(view: StudyView, experiment: Experiment) -> dict[str, tuple[Scalar | None, Scalar]]:
@@ -223,14 +241,13 @@ def _score(experiment: Experiment) -> str:
     return f"{experiment.val_bpb:.4f} +- {experiment.sem:.4f} (standard error, {len(experiment.scores)} runs)"
 
 
-def _untrusted_crash(view: StudyView) -> str:
-    """What the last experiment printed, when it crashed, fenced by a nonce that it cannot have known."""
-    last = view.experiments[-1]
-    if last.verdict is not Verdict.CRASH:
+def untrusted_crash(view: StudyView, experiment: Experiment) -> str:
+    """What it printed, when it crashed, fenced by a nonce that it cannot have known."""
+    if experiment.verdict is not Verdict.CRASH:
         return ""
-    tracebacks = [run.traceback.rstrip() for run in last.runs if isinstance(run, FailedRun) and run.traceback]
-    printed = "\n".join(part for part in (*tracebacks[-1:], last.reason) if part)
+    tracebacks = [run.traceback.rstrip() for run in experiment.runs if isinstance(run, FailedRun) and run.traceback]
+    printed = "\n".join(part for part in (*tracebacks[-1:], experiment.reason) if part)
     if not printed:
         return ""
     nonce = view.nonce or view.generator().bytes(8).hex()
-    return fenced(printed, nonce, f"Experiment {last.number} crashed. The end of its traceback")
+    return fenced(printed, nonce, f"Experiment {experiment.number} crashed. The end of its traceback")

@@ -1,5 +1,6 @@
 """hybrid, an optimiser for numbers and a language model for code:
 
+a repair first for code that crashed (agents/second_chance.py)
 for each free slot, take the kind of proposal that is furthest behind its share in the history:
     tpe       TPE's suggestion, in at most `changes` numbers, on the incumbent
     code      the researcher, asked for an edit of the incumbent
@@ -17,6 +18,7 @@ from pydantic import Field
 
 from agents.numeric import Point, draw, observed
 from agents.researcher import ask
+from agents.second_chance import second_chances
 from agents.space import Space
 from agents.tpe import TPE, sampler
 from jaxresearch.proposal import Proposal, Scalar
@@ -34,20 +36,26 @@ class Hybrid:
     """TPE for numbers, the model for code and for a share of the numbers, told what the optimiser knows."""
 
     class Options(TPE.Options):
-        """code_share, informed_share: of all proposals; TPE takes the rest. changes: numbers that TPE moves at once."""
+        """code_share, informed_share: of all proposals; TPE takes the rest. changes: numbers that TPE moves at once.
+
+        repair: as for greedy.
+        """
 
         startup: int = Field(default=4, ge=1)
         code_share: float = Field(default=0.4, ge=0, le=1)
         informed_share: float = Field(default=0.2, ge=0, le=1)
         changes: int = Field(default=4, ge=1)
+        repair: bool = True
 
     def __init__(self, options: StrategyOptions) -> None:
         assert isinstance(options, Hybrid.Options)
         self.options = options
 
     async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
-        proposals: list[Proposal] = []
-        for _ in range(slots):
+        proposals = await second_chances(view, slots, repair=self.options.repair, retune=False)
+        for proposal in proposals:
+            view = view.with_pending(proposal)
+        for _ in range(slots - len(proposals)):
             proposal = await self._next(view)
             if proposal is None:
                 break

@@ -2,6 +2,7 @@
 
 notebook = lessons with their evidence, predictions against outcomes: all read off the history
 plateau = nothing kept in the last `patience` experiments; exhausted = categories with `patience` tries since a keep
+second chances first (agents/second_chance.py): a repair, other learning rates
 on a plateau, in turn: combine two near misses; go back to an earlier parent; ask on the incumbent
 else ask on the incumbent, with the notebook; what is exhausted is refused, and a prediction is required
 the model writes its lessons beside its proposal, so the next round reads them from the ledger
@@ -18,6 +19,7 @@ from agents.digest import effect, near_misses
 from agents.notebook import category, evidence, text
 from agents.posterior import beliefs
 from agents.researcher import ask, find_problem
+from agents.second_chance import second_chances
 from jaxresearch.experiment import Experiment, Verdict
 from jaxresearch.proposal import Proposal
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
@@ -27,18 +29,25 @@ class Reflective:
     """Predicts, compares, keeps a notebook of lessons; on a plateau it combines, goes back or changes the subject."""
 
     class Options(StrategyOptions):
-        """patience: experiments without a keep that make a plateau. notebook: lessons that it holds."""
+        """patience: experiments without a keep that make a plateau. notebook: lessons that it holds.
+
+        repair, retune: as for greedy.
+        """
 
         patience: int = Field(default=5, ge=1)
         notebook: int = Field(default=10, ge=0, le=30)
+        repair: bool = True
+        retune: bool = True
 
     def __init__(self, options: StrategyOptions) -> None:
         assert isinstance(options, Reflective.Options)
         self.options = options
 
     async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
-        proposals: list[Proposal] = []
-        for _ in range(slots):
+        proposals = await second_chances(view, slots, repair=self.options.repair, retune=self.options.retune)
+        for proposal in proposals:
+            view = view.with_pending(proposal)
+        for _ in range(slots - len(proposals)):
             try:
                 proposal = await self._next(view)
             except ProposalError:

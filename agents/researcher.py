@@ -23,7 +23,9 @@ from pydantic_ai import Agent, ModelRetry, RunContext, ToolOutput
 from pydantic_ai.usage import UsageLimits
 
 from agents.digest import clipped, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed
+from agents.notebook import text as notes_text
 from agents.space import values_of
+from agents.steering import names_in, taboos, touched
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import Experiment, Verdict
 from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Note, Proposal, Scalar, apply, checked_path
@@ -31,6 +33,7 @@ from jaxresearch.strategy import ProposalError, StudyView
 from jaxresearch.text import clean, one_line
 
 REPAIRS = 2
+NOTES = 10
 _SOURCE_CHARACTERS = 100_000
 _EDIT_CHARACTERS = 200_000
 _LESSONS = 5
@@ -92,15 +95,15 @@ class Desk:
     accepted: Proposal | None = None
 
 
-async def ask(view: StudyView, parent: int, guidance: str = "") -> Proposal:
+async def ask(view: StudyView, parent: int, guidance: str = "", *, repairs: int | None = None) -> Proposal:
     """A proposal on top of experiment `parent` that applies, changes something, is new and passes `view.check`.
 
-    `guidance` is added to the prompt of this one proposal. Raises `ProposalError` when none could be had, and lets
-    errors that end a study (`JaxresearchError`) pass.
+    `guidance` is added to the prompt of this one proposal. repairs: the crashed experiment that it is to repair.
+    Raises `ProposalError` when none could be had, and lets errors that end a study (`JaxresearchError`) pass.
     """
     desk = Desk(view, parent)
     agent = _agent()
-    prompt = digest(view, parent, guidance=guidance, prompt_version=prompt_version())
+    prompt = digest(view, parent, guidance=guidance, prompt_version=prompt_version(), repairs=repairs)
     try:
         await agent.run(prompt, model=view.model, deps=desk, usage_limits=UsageLimits(request_limit=view.max_requests))
     except (JaxresearchError, ProposalError):
@@ -134,7 +137,7 @@ def _agent() -> Agent[Desk, Change]:
         instructions=_instructions(),
         name="researcher",
         retries={"tools": REPAIRS, "output": REPAIRS},
-        tools=[_safely(each) for each in (read_source, list_hyperparameters, history, show_experiment)],
+        tools=[_safely(each) for each in (read_source, list_hyperparameters, history, show_experiment, notebook)],
     )
     agent.output_validator(_reviewed)
     return agent
@@ -191,7 +194,7 @@ def history(context: RunContext[Desk], first: int = 0) -> str:
 
 
 def show_experiment(context: RunContext[Desk], number: int) -> str:
-    """One experiment: hypothesis, diff, score of each seed, verdict and reason.
+    """One experiment: hypothesis, diff, score of each seed, training curve, verdict and reason.
 
     Args:
         number: of the experiment
@@ -199,6 +202,11 @@ def show_experiment(context: RunContext[Desk], number: int) -> str:
     if not 0 <= number < len(context.deps.view.experiments):
         raise ModelRetry(f"Experiments are numbered 0 to {len(context.deps.view.experiments) - 1}.")
     return experiment_text(context.deps.view, number)
+
+
+def notebook(context: RunContext[Desk]) -> str:
+    """What the study has taught: tries and keeps by category, lessons, and predictions against outcomes."""
+    return notes_text(context.deps.view, NOTES) or "Nothing was tried yet."
 
 
 async def _reviewed(context: RunContext[Desk], change: Change) -> Change:
@@ -269,6 +277,9 @@ def find_problem(proposal: Proposal, view: StudyView) -> str | None:
     hyperparameters = view.hyperparameters(proposal.parent)
     if sum(len(edit.replace) for edit in proposal.edits) > _EDIT_CHARACTERS:
         return f"The edits hold more than {_EDIT_CHARACTERS} characters. Propose a smaller change."
+    forbidden = touched(names_in(proposal), taboos(view.instructions))
+    if forbidden is not None:
+        return f"{forbidden} is taboo: the person who runs this study asks to leave it as it is."
     for edit in proposal.edits:
         if clean(edit.replace) != edit.replace:
             return f"The edit of {one_line(edit.path, 100)} holds control or invisible formatting characters."
@@ -377,5 +388,5 @@ def _outcome(experiment: Experiment) -> str:
 def _words(proposal: Proposal) -> dict[str, object]:
     return {
         name: getattr(proposal, name)
-        for name in ("hypothesis", "expected_effect", "tag", "predicted_bpb", "confidence", "notes")
+        for name in ("hypothesis", "expected_effect", "tag", "predicted_bpb", "confidence", "notes", "repairs")
     }

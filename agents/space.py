@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.steering import taboos, touched
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.proposal import Hyperparameter, Scalar
 from jaxresearch.strategy import StudyView
@@ -76,12 +77,15 @@ class Space:
 
     @classmethod
     def of(cls, view: StudyView, parent: int, names: Iterable[str] = (), *, ordered: bool = False) -> Space:
-        """All that experiment `parent` lets one search, or of it `names`; with `ordered`, only what has an order."""
+        """All that experiment `parent` lets one search, or of it `names`; with `ordered`, only what has an order.
+
+        What program.md makes taboo stays as it is.
+        """
         found = {axis.name: axis for axis in map(_axis, view.hyperparameters(parent)) if axis is not None}
         unknown = [name for name in names if name not in found]
         if unknown:
             raise ConfigurationError(f"strategy.names: {unknown[0]!r} is not searched.", fix=f"Use {', '.join(found)}.")
-        wanted = set(names) or set(found)
+        wanted = {name for name in set(names) or set(found) if not touched([name], taboos(view.instructions))}
         axes = tuple(axis for name, axis in found.items() if name in wanted and (axis.is_ordered or not ordered))
         if not axes:
             raise ConfigurationError("The subject declares no hyperparameter with bounds or choices to search.")

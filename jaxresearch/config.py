@@ -195,7 +195,12 @@ class StudyConfig(_Part):
     experiments: int = Field(default=8, ge=0, description="proposals to try, the baseline not counted")
     slots: int = Field(default=1, ge=1, le=64, description="proposals asked for at a time")
     max_seconds: float | None = Field(default=None, gt=0, description="wall seconds of the study")
-    max_cost: float | None = Field(default=None, ge=0, description="US dollars of the study's LLM calls")
+    max_cost: float | None = Field(
+        default=None, ge=0, description="US dollars of the study's LLM calls, those in flight counted at their most"
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="tokens of the study's LLM calls, both ways, likewise"
+    )
 
     @property
     def evaluation_text(self) -> str:

@@ -23,12 +23,15 @@ from jaxresearch.errors import ConfigurationError, JaxresearchError
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
 
+    from jaxresearch.llm_budget import LLMBudget
+    from jaxresearch.llm_circuit import CircuitBreaker
     from jaxresearch.llm_wrappers import Backoff, RecordingModel, ReplayModel, RetryingModel
 
 __all__ = [
     "Backoff",
     "Failure",
     "FatalLLMError",
+    "LLMBudgetSpent",
     "LLMCall",
     "RecordingModel",
     "ReplayModel",
@@ -65,6 +68,8 @@ class LLMCall(BaseModel):
     request, response: pydantic-ai messages as JSON, keys redacted; `response` is empty when there was none.
     input_tokens, output_tokens: as the provider counted them.
     cost_usd: None when the model is not priced; 0.0 only when it is known to be free.
+    possible_tokens, possible_cost_usd: the most that an attempt may have cost which was sent and not answered; caps
+    count it, sums of what was spent do not.
     seconds: wall time of this attempt.
     error: what went wrong, keys redacted; empty when nothing did.
     failure: what that meant on the error ladder; None when nothing went wrong.
@@ -79,6 +84,8 @@ class LLMCall(BaseModel):
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = None
+    possible_tokens: int = 0
+    possible_cost_usd: float = 0.0
     seconds: float = 0.0
     error: str = ""
     failure: Failure | None = None
@@ -86,6 +93,10 @@ class LLMCall(BaseModel):
 
 class FatalLLMError(JaxresearchError):
     """No further call can succeed as things are. Nothing is lost: the study resumes, with another `--llm` if wished."""
+
+
+class LLMBudgetSpent(JaxresearchError):  # noqa: N818 - a planned end, no fault
+    """The next request might pass a cap of the study. It was not sent, and the session ends in good order."""
 
 
 def laboratory_model(
@@ -96,8 +107,14 @@ def laboratory_model(
     max_output_tokens: int = 8192,
     first_ordinal: int = 0,
     backoff: Backoff | None = None,
+    budget: LLMBudget | None = None,
+    circuit: CircuitBreaker | None = None,
+    hands_over: bool = False,
 ) -> Model:
     """The model called `name`, recording every attempt through `on_call` and retrying what may pass.
+
+    budget: caps that hold for each attempt. circuit: this model's breaker, which outlives rounds. hands_over: raise
+    `CircuitOpenError` while it is open, for `FallingBackModel`, instead of waiting.
 
     Resolve a name once and pass the model on where many of these are made: each resolved one has its own connections.
     `first_ordinal` is the number of calls that the ledger holds already. Raises `ConfigurationError` for a name that
@@ -107,8 +124,12 @@ def laboratory_model(
 
     if isinstance(name, str):
         name = resolve_model(name, timeout_seconds=timeout_seconds, max_output_tokens=max_output_tokens)
-    recording = RecordingModel(name, on_call, first_ordinal=first_ordinal)
-    return RetryingModel(recording, backoff or Backoff())
+    attempt: Model = RecordingModel(name, on_call, first_ordinal=first_ordinal)
+    if budget is not None:
+        from jaxresearch.llm_budget import BudgetedModel
+
+        attempt = BudgetedModel(attempt, budget)
+    return RetryingModel(attempt, backoff or Backoff(), circuit=circuit, hands_over=hands_over)
 
 
 def resolve_model(name: str, *, timeout_seconds: float = 120, max_output_tokens: int = 8192) -> Model:

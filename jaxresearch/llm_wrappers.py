@@ -1,12 +1,13 @@
 """The laboratory's wrappers around any pydantic-ai model: bounded, recording, retrying, replaying.
 
-Every attempt is recorded, the failed ones too: RetryingModel(RecordingModel(BoundedModel(model))).
+Every attempt is recorded, the failed ones too: RetryingModel(BudgetedModel(RecordingModel(BoundedModel(model)))).
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.llm import FatalLLMError, LLMCall, classify, fatal_error, known_secrets, redact
+from jaxresearch.llm_budget import may_be_billed, worst_case
+from jaxresearch.llm_circuit import CircuitBreaker, CircuitOpenError
 
 LONGEST_REPLY_BYTES = 1_000_000
 """A reply above this is refused: nothing that a researcher may ask for is near it, and the ledger keeps replies."""
@@ -29,6 +32,7 @@ class BoundedModel(WrapperModel):
 
     def __init__(self, wrapped: Model, *, timeout_seconds: float, max_output_tokens: int) -> None:
         super().__init__(wrapped)
+        self.max_output_tokens = max_output_tokens
         self._timeout_seconds = timeout_seconds
         self._bounds = ModelSettings(timeout=timeout_seconds, max_tokens=max_output_tokens, max_retries=0)
 
@@ -82,7 +86,11 @@ class RecordingModel(WrapperModel):
         except BaseException as error:
             failure = classify(error) if isinstance(error, Exception) else "backoff"  # cancelled: asked again on resume
             text = redact(f"{type(error).__name__}: {error}", self._secrets)[:4000]
-            self._record(call, started, error=text, failure=failure)
+            possible: dict[str, float] = {}
+            if may_be_billed(error):
+                worst = worst_case(self.wrapped, messages, model_settings, model_request_parameters)
+                possible = {"possible_tokens": worst.tokens, "possible_cost_usd": worst.cost_usd or 0.0}
+            self._record(call, started, error=text, failure=failure, **possible)
             if failure == "proposal" and redact(str(error), self._secrets) != str(error):
                 raise UnexpectedModelBehavior(text) from None  # its message will be read: it must not hold the key
             raise
@@ -148,11 +156,18 @@ class Backoff:
 
 
 class RetryingModel(WrapperModel):
-    """Walks the error ladder: waits for what may pass, raises `FatalLLMError` for what cannot."""
+    """Walks the error ladder: waits for what may pass, raises `FatalLLMError` for what cannot.
 
-    def __init__(self, wrapped: Model, backoff: Backoff) -> None:
+    While `circuit` is open it waits for that too, or, with `hands_over`, raises `CircuitOpenError` at once.
+    """
+
+    def __init__(
+        self, wrapped: Model, backoff: Backoff, *, circuit: CircuitBreaker | None = None, hands_over: bool = False
+    ) -> None:
         super().__init__(wrapped)
         self._backoff = backoff
+        self._circuit = circuit or CircuitBreaker(failures=sys.maxsize)
+        self._hands_over = hands_over
 
     async def request(
         self,
@@ -162,29 +177,52 @@ class RetryingModel(WrapperModel):
     ) -> ModelResponse:
         attempt = 0
         while True:
+            await self._until_the_circuit_lets_it()
             attempt += 1
+            self._circuit.begin()
             try:
-                return await self.wrapped.request(messages, model_settings, model_request_parameters)
+                response = await self.wrapped.request(messages, model_settings, model_request_parameters)
             except JaxresearchError:
+                self._circuit.given_up()
                 raise
             except Exception as error:
                 failure = classify(error)
                 if failure == "proposal":
+                    self._circuit.answered()
                     raise
+                self._circuit.failed() if failure == "backoff" else self._circuit.answered()
                 wait = self._backoff.seconds(attempt, error) if failure == "backoff" else None
                 if wait is None:
                     raise fatal_error(error, self.model_id, attempts=attempt) from None  # the cause may hold the key
-            await self._backoff.sleep(wait)
+            except BaseException:
+                self._circuit.given_up()
+                raise
+            else:
+                self._circuit.answered()
+                return response
+            if not self._hands_over or self._circuit.closed:
+                await self._backoff.sleep(wait)
+
+    async def _until_the_circuit_lets_it(self) -> None:
+        while (seconds := self._circuit.seconds_to_wait()) > 0:
+            if self._hands_over:
+                raise CircuitOpenError(seconds)
+            await self._backoff.sleep(seconds)
 
 
 class FallingBackModel(WrapperModel):
-    """Asks each of `models` until one can answer: a fatal error of one is the next one's turn, for good.
+    """Asks each of `models` until one can answer: a fatal error of one is the next one's turn, for good; an open circuit
+    is the next one's turn until it closes. Where all circuits are open it waits for the first, `patience` times.
 
-    Each is a laboratory model of its own, so every attempt stands in the ledger under the model that made it.
+    Each is a laboratory model of its own (`hands_over`), so every attempt stands in the ledger under its model.
     """
 
-    def __init__(self, models: Iterable[Model]) -> None:
+    def __init__(
+        self, models: Iterable[Model], *, patience: int = 6, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
         self._models = list(models)
+        self._patience = patience
+        self._sleep = sleep
         super().__init__(self._models[0])
 
     async def request(
@@ -193,13 +231,24 @@ class FallingBackModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        while True:
-            try:
-                return await self._models[0].request(messages, model_settings, model_request_parameters)
-            except FatalLLMError:
-                if len(self._models) == 1:
-                    raise
-                self._models.pop(0)
+        for attempt in range(self._patience):
+            seconds = []
+            for model in list(self._models):
+                try:
+                    return await model.request(messages, model_settings, model_request_parameters)
+                except FatalLLMError:
+                    if len(self._models) == 1:
+                        raise
+                    self._models.remove(model)
+                except CircuitOpenError as error:
+                    seconds.append(error.seconds)
+            if attempt < self._patience - 1:
+                await self._sleep(min(seconds))
+        names = ", ".join(model.model_id for model in self._models)
+        raise FatalLLMError(
+            f"llm: none of {names} answers.",
+            fix="Nothing is lost: `jaxresearch resume STUDY` goes on, also with another --llm.",
+        )
 
 
 class ReplayModel(Model):

@@ -77,6 +77,7 @@ class Proposal(BaseModel):
     )
     confidence: float | None = Field(default=None, ge=0, le=1, description="expected chance to be kept")
     notes: tuple[Note, ...] = Field(default=(), description="lessons from earlier experiments")
+    repairs: int | None = Field(default=None, description="the crashed experiment whose idea this is, once more")
 
 
 @dataclass(frozen=True)

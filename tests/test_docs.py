@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from jaxresearch.cli.app import cli
-from jaxresearch.config import StudyConfig, load_config
+from jaxresearch.config import StudyConfig, TournamentConfig, load_config
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- settings: generated -->", "<!-- /settings -->"
@@ -73,3 +73,10 @@ def test_shipped_configurations_are_valid(name: str):
     assert config.llm.model == "builtin"
     assert config.corpus.source == ("python-stdlib" if name == "cpu" else "climbmix")
     assert config.budget == {"cpu": "1e12flop", "gpu": "300s", "tpu": "300s"}[name]
+
+
+@pytest.mark.parametrize("name", ["tournament", "builtin_vs_search"])
+def test_shipped_tournaments_are_valid(name: str):
+    config = load_config(ROOT / "configs" / f"{name}.yaml", (), TournamentConfig)
+    assert config.llm.model == "builtin"
+    assert config.tournament.repeats >= 5

@@ -40,6 +40,7 @@ from jaxresearch.tournament.plan import Arm
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1_000_000), help="Of the first repeat.")
 @click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
 @click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls, of one arm in one repeat.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Tokens of LLM calls, of one arm in one repeat.")
 @click.option("--tournament", "folder", type=click.Path(path_type=Path), help="Its folder; the same one again goes on.")
 @sandbox_option
 @config_options
@@ -59,6 +60,7 @@ def compare(
     seed: int | None,
     slots: int | None,
     max_cost: float | None,
+    max_tokens: int | None,
     folder: Path | None,
     require_sandbox: str | None,
     config_file: Path | None,
@@ -93,6 +95,7 @@ def compare(
         slots=slots,
         max_cost=max_cost,
         sandbox__require=require_sandbox,
+        max_tokens=max_tokens,
     )
     chosen, notes = make_arms(config, installed_strategies().keys())
     if len(chosen) < 2:

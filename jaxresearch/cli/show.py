@@ -18,7 +18,7 @@ from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.noise import NoiseFloor
 from jaxresearch.study.evidence import study_pair_noise
-from jaxresearch.study.history import History
+from jaxresearch.study.history import Costs, History
 from jaxresearch.study.study import Study
 from jaxresearch.study.summary import expected_false_keeps, is_simpler, status_object
 from jaxresearch.text import clean, one_line
@@ -109,7 +109,9 @@ def _verdict_text(history: History, experiment: Experiment) -> str:
 
 def _conclusion(history: History) -> list[str]:
     baseline, best, costs = history.baseline.experiment, history.incumbent.experiment, history.costs
-    lines = [""]
+    lines, origin = [""], history.created.origin
+    if origin is not None:
+        lines.append(f"from       {one_line(origin.study, 200)}, experiment {origin.experiment}: the baseline here")
     if baseline.val_bpb is not None and best.val_bpb is not None:
         lines.append(f"baseline   val_bpb {score_text(baseline)} over {len(baseline.scores)} seeds")
         if best.number != 0:
@@ -129,8 +131,9 @@ def _conclusion(history: History) -> list[str]:
     lines.append(f"chance     at most {expected_false_keeps(history):.2g} false keeps expected so far")
     if costs.wall_seconds > 0:
         share = costs.train_seconds / costs.wall_seconds
-        cost = f", {costs.llm_tokens:,} LLM tokens, ${costs.llm_cost_usd:.2f}" if costs.llm_cost_usd else ""
-        lines.append(f"time       {costs.wall_seconds:.0f} s, {share:.0%} of it training{cost}")
+        lines.append(f"time       {costs.wall_seconds:.0f} s, {share:.0%} of it training")
+    if costs.llm_tokens or costs.llm_possible_tokens:
+        lines.append(f"LLM        {_llm_costs(costs)}")
     lines += _incident_lines(history)
     lines.append(f"head       {history.head[:16]} after {history.seq} events; `verify --head` finds it again")
     if history.stopped is not None:
@@ -151,6 +154,16 @@ def _incident_lines(history: History) -> list[str]:
         by = f"{each.strategy}, {each.llm or 'no model'}"
         lines.append(f"           {each.kind} ({each.pattern}), {where}, {by}: {one_line(each.detail, 120)}")
     return lines
+
+
+def _llm_costs(costs: Costs) -> str:
+    priced = costs.llm_tokens - costs.llm_unpriced_tokens
+    parts = [f"${costs.llm_cost_usd:.2f} for {priced:,} tokens"] if priced or costs.llm_cost_usd else []
+    if costs.llm_unpriced_tokens:
+        parts.append(f"{costs.llm_unpriced_tokens:,} tokens of models that have no known price")
+    if costs.llm_possible_tokens:
+        parts.append(f"at most ${costs.llm_possible_cost_usd:.2f} more for requests that were never answered")
+    return "; ".join(parts)
 
 
 def _spread(noise: NoiseFloor) -> str:

@@ -29,7 +29,8 @@ from jaxresearch.errors import ConfigurationError
 @click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
 @click.option("--executor", type=click.Choice(["local"]), help="Where runs happen: a warm worker on this machine.")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Wall seconds of the study.")
-@click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls.")
+@click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls; never exceeded.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Tokens of LLM calls, both ways; never exceeded.")
 @click.option("--study", "folder", type=click.Path(path_type=Path), help="Folder of the study; must be new or empty.")
 @click.option(
     "--program",
@@ -42,6 +43,9 @@ from jaxresearch.errors import ConfigurationError
 @sandbox_option
 @click.option(
     "--fsdp", type=click.IntRange(1), help="Devices that hold one state together; chosen by its size if left out."
+)
+@click.option(
+    "--from", "start_from", type=click.Path(path_type=Path), metavar="STUDY", help="Begin with another study's winner."
 )
 @config_options
 @output_options
@@ -57,12 +61,14 @@ def run(
     executor: str | None,
     max_seconds: float | None,
     max_cost: float | None,
+    max_tokens: int | None,
     folder: Path | None,
     approve: str | None,
     devices: int | None,
     fsdp: int | None,
     instructions: Path | None,
     require_sandbox: str | None,
+    start_from: Path | None,
     config_file: Path | None,
     settings: tuple[str, ...],
     output: Output,
@@ -82,6 +88,7 @@ def run(
         slots=slots,
         max_seconds=max_seconds,
         max_cost=max_cost,
+        max_tokens=max_tokens,
         execution__devices=devices,
         execution__fsdp=fsdp,
         execution__executor=executor,
@@ -92,24 +99,45 @@ def run(
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     with Display(output) as display:
         create_study(
-            folder, config, instructions=_read_instructions(instructions), on_preparation=display.preparing
+            folder,
+            config,
+            instructions=_read_instructions(instructions),
+            on_preparation=display.preparing,
+            start_from=start_from,
         ).close()
     output.note(f"study {folder}")
-    return _drive(folder, None, output)
+    return _drive(folder, output)
 
 
 @click.command(epilog="Example: jaxresearch resume studies/mine")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--llm", metavar="MODEL", help="Another model for what is left.")
+@click.option("--max-cost", type=click.FloatRange(0), help="Another cap, in US dollars, from now on.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Another cap, in tokens, from now on.")
 @sandbox_option
 @output_options
 @hosts_options
-def resume(study: Path, llm: str | None, require_sandbox: str | None, output: Output) -> int:
-    """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider."""
-    return _drive(study, llm, output, require_sandbox)
+def resume(
+    study: Path,
+    llm: str | None,
+    max_cost: float | None,
+    max_tokens: int | None,
+    require_sandbox: str | None,
+    output: Output,
+) -> int:
+    """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider, a cap."""
+    return _drive(study, output, llm=llm, max_cost=max_cost, max_tokens=max_tokens, require_sandbox=require_sandbox)
 
 
-def _drive(folder: Path, llm: str | None, output: Output, require_sandbox: str | None = None) -> int:
+def _drive(
+    folder: Path,
+    output: Output,
+    *,
+    llm: str | None = None,
+    max_cost: float | None = None,
+    max_tokens: int | None = None,
+    require_sandbox: str | None = None,
+) -> int:
     from jaxresearch.study.session import drive
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import status_object
@@ -118,14 +146,15 @@ def _drive(folder: Path, llm: str | None, output: Output, require_sandbox: str |
     try:
         ask = approver_for(study.config)
         with StudyDisplay(output) as display:
-            approver = ask(display) if ask is not None else None
             going = drive(
                 study,
                 display,
                 llm=llm,
+                max_cost=max_cost,
+                max_tokens=max_tokens,
                 require_sandbox=require_sandbox,
                 on_preparation=display.preparing,
-                approver=approver,
+                approver=ask(display) if ask is not None else None,
             )
             ending = asyncio.run(going)
         history = study.refresh()

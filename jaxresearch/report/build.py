@@ -21,6 +21,7 @@ from jaxresearch.report.record import (
     IncidentRecord,
     IntegrityRecord,
     NoiseRecord,
+    OriginRecord,
     PhaseRecord,
     RunRecord,
     StudyRecord,
@@ -150,6 +151,7 @@ def study_record(
         instructions=instructions,
         versions={"jaxresearch": created.jaxresearch, "jax": created.jax, "python": created.python},
         fingerprints={"subject": created.subject, "corpus": created.corpus, "tokenizer": created.tokenizer},
+        origin=OriginRecord.model_validate(created.origin.model_dump()) if created.origin is not None else None,
         incumbent=history.incumbent_number,
         gain=-gain[0] if gain else None,
         gain_low=-gain[2] if gain and gain[2] is not None else None,
@@ -273,7 +275,8 @@ def _integrity(history: History, anchored: bool | None, anchors: int) -> Integri
 
 
 def _reproduce(history: History, study: str) -> tuple[CommandRecord, ...]:
-    folder, best = shlex.quote(study), history.incumbent_number
+    folder, best, origin = shlex.quote(study), history.incumbent_number, history.created.origin
+    start = f" --from {shlex.quote(origin.study)}" if origin is not None else ""
     seed = next(iter(history.incumbent.experiment.scores), 0)
     commands = [
         ("The best experiment: hypothesis, diff, runs and why it was kept", f"jaxresearch show {folder} {best}"),
@@ -281,7 +284,7 @@ def _reproduce(history: History, study: str) -> tuple[CommandRecord, ...]:
         ("The change itself, as a patch", f"jaxresearch export {folder} --format patch"),
         (
             "The whole study again, in a new folder",
-            f"jaxresearch run --config {shlex.quote(f'{study}/study.yaml')} --study {shlex.quote(f'{study}-again')}",
+            f"jaxresearch run --config {shlex.quote(f'{study}/study.yaml')} --study {shlex.quote(f'{study}-again')}{start}",
         ),
         ("This record, for other programs", f"jaxresearch export {folder} --format json"),
     ]

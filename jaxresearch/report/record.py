@@ -209,6 +209,17 @@ class CommandRecord(_Record):
     command: Clean
 
 
+class OriginRecord(_Record):
+    """An experiment of another study. `head` is the hash of that ledger's last event at the time."""
+
+    study: Clean
+    head: str
+    experiment: int
+    commit: Clean = ""
+    val_bpb: Figure = Field(default=None, description="its score there, under `budget`")
+    budget: Clean = ""
+
+
 class StudyRecord(_Record):
     """The study up to event `integrity.events`."""
 
@@ -226,6 +237,7 @@ class StudyRecord(_Record):
     instructions: Clean = Field(default="", description="program.md")
     versions: dict[str, Clean]
     fingerprints: dict[str, Clean]
+    origin: OriginRecord | None = Field(default=None, description="whose winner the baseline is")
     baseline: int = 0
     incumbent: int
     gain: Figure = Field(default=None, description="baseline's val_bpb minus the incumbent's; above zero is better")

@@ -11,6 +11,7 @@ from typing import assert_never
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor, RunProgress, TraceFailure
 from jaxresearch.experiment import Verdict
+from jaxresearch.llm import LLMBudgetSpent
 from jaxresearch.proposal import Candidate, EditError, Proposal, apply
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.strategy import Strategy
@@ -79,6 +80,8 @@ class Driver:
         shelf: Shelf | None = None,
         pause_wanted: Callable[[], bool] = lambda: False,
         approver: Approver | None = None,
+        max_cost: float | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         self._journal = journal
         self._workspace = workspace
@@ -93,6 +96,7 @@ class Driver:
         self._shelf = shelf
         self._pause_wanted = pause_wanted
         self._gate = Gate(journal, workspace.candidate(workspace.resolve("baseline")), approver, stop)
+        self._caps = {"max_cost": max_cost, "max_tokens": max_tokens}
 
     @property
     def _history(self) -> History:
@@ -104,7 +108,7 @@ class Driver:
         Raises `JaxresearchError` when it cannot go on as things are; it may be resumed once they are repaired.
         """
         self._workspace.clear_stale_locks()
-        self._journal.record(SessionStarted(pid=os.getpid(), host=socket.gethostname()))
+        self._journal.record(SessionStarted(pid=os.getpid(), host=socket.gethostname(), **self._caps))
         self._point_at_incumbent()
         try:
             ending = await self._until_the_end()
@@ -264,7 +268,10 @@ class Driver:
             self._journal, self._workspace, self._executor, self._model_factory, request, instructions, self._gate
         )
         asking = self._stop.obey(self._strategy.propose(view, slots), requests=1)
-        events = await events_of_round(asking, self._history, request)
+        try:
+            events = await events_of_round(asking, self._history, request)
+        except LLMBudgetSpent as spent:
+            return Ending(str(spent), finished=False, interrupted=False)
         if not events:
             return Ending(NOTHING_LEFT, finished=True, interrupted=False)
         self._journal.record(*events)

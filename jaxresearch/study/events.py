@@ -23,11 +23,25 @@ class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Origin(_Event):
+    """The experiment of another study that this one begins with. head: the hash of that ledger's last event then.
+
+    val_bpb: its score there, under `budget`; here its baseline is measured anew.
+    """
+
+    study: str
+    head: str
+    experiment: int
+    commit: str
+    val_bpb: float | None = None
+    budget: str = ""
+
+
 class StudyCreated(_Event):
     """The first event: all that is fixed for the whole study.
 
     subject: fingerprint of the baseline's candidate. corpus, tokenizer: fingerprints that runs must have been made on.
-    instructions: SHA-256 of program.md as it was.
+    instructions: SHA-256 of program.md as it was. origin: whose winner the baseline is; None for the subject itself.
     """
 
     kind: Literal["study_created"] = "study_created"
@@ -39,14 +53,20 @@ class StudyCreated(_Event):
     jaxresearch: str
     jax: str
     python: str
+    origin: Origin | None = None
 
 
 class SessionStarted(_Event):
-    """A process began to drive the study. Time between sessions is not the study's."""
+    """A process began to drive the study. Time between sessions is not the study's.
+
+    max_cost, max_tokens: other caps on model calls than before, from here on; None leaves them as they are.
+    """
 
     kind: Literal["session_started"] = "session_started"
     pid: int
     host: str
+    max_cost: float | None = None
+    max_tokens: int | None = None
 
 
 class ProposalRequested(_Event):

@@ -79,7 +79,8 @@ class Entry:
 class Costs:
     """What a study has used. Accelerator seconds are compiling, training and scoring, infrastructure failures included;
     shared runs cost nothing. `flops` are those of completed trainings. Wall seconds are those of its sessions.
-    `llm_cost_usd` leaves unpriced models out."""
+    `llm_cost_usd` leaves unpriced models out; their tokens are `llm_unpriced_tokens`. `llm_possible_...`: the most that
+    requests may have cost which were sent and never answered; only the caps count them."""
 
     accelerator_seconds: float = 0.0
     train_seconds: float = 0.0
@@ -88,6 +89,19 @@ class Costs:
     llm_calls: int = 0
     llm_tokens: int = 0
     llm_cost_usd: float = 0.0
+    llm_unpriced_tokens: int = 0
+    llm_possible_tokens: int = 0
+    llm_possible_cost_usd: float = 0.0
+
+    @property
+    def capped_tokens(self) -> int:
+        """What `max_tokens` is held against."""
+        return self.llm_tokens + self.llm_possible_tokens
+
+    @property
+    def capped_cost_usd(self) -> float:
+        """What `max_cost` is held against."""
+        return self.llm_cost_usd + self.llm_possible_cost_usd
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,7 @@ class History:
     openings: of the sealed test, by `confirm`. Their runs and their time are not the study's.
     approvals: a person's answers, by fingerprint of the sources. round_began, anchor: seq and hash of the event that
     opened the last round. incidents: all of them; those from `incidents_mark` on count towards the limit.
+    caps: on model calls, where a session set others than the settings (`max_cost`, `max_tokens`).
     """
 
     created: StudyCreated
@@ -147,10 +162,21 @@ class History:
     anchor: str = ""
     incidents: tuple[Incident, ...] = ()
     incidents_mark: int = 0
+    caps: SessionStarted | None = None
 
     @property
     def config(self) -> StudyConfig:
         return self.created.config
+
+    @property
+    def max_cost(self) -> float | None:
+        """US dollars of model calls, as the last session that said so wants it."""
+        return self.config.max_cost if self.caps is None or self.caps.max_cost is None else self.caps.max_cost
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens of model calls, both ways, as the last session that said so wants it."""
+        return self.config.max_tokens if self.caps is None or self.caps.max_tokens is None else self.caps.max_tokens
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
@@ -237,7 +263,7 @@ class History:
             case StudyCreated():
                 raise JaxresearchError(f"Event {stored.seq} creates the study a second time.")
             case SessionStarted():
-                return self._with_session()
+                return self._with_session(event)
             case ProposalRequested():
                 return replace(self, request=event, checks=(), calls=(), round_began=stored.seq, anchor=stored.hash)
             case LLMCalled():
@@ -272,7 +298,9 @@ class History:
             case _:
                 assert_never(event)
 
-    def _with_session(self) -> History:
+    def _with_session(self, event: SessionStarted) -> History:
+        before = {"max_cost": self.max_cost, "max_tokens": self.max_tokens}
+        given = {name: getattr(event, name) for name in before if getattr(event, name) is not None}
         entries = tuple(replace(entry, running=None, faults=()) for entry in self.entries)
         return replace(
             self,
@@ -281,14 +309,20 @@ class History:
             stopped=None,
             proposal_streak=0,
             infrastructure_streak=0,
+            caps=event.model_copy(update={**before, **given}) if given else self.caps,
         )
 
     def _with_call(self, event: LLMCalled) -> History:
+        record, before = event.record, self.costs
+        unpriced = tokens_of(event) if record.get("cost_usd") is None else 0
         costs = replace(
-            self.costs,
-            llm_calls=self.costs.llm_calls + 1,
-            llm_tokens=self.costs.llm_tokens + tokens_of(event),
-            llm_cost_usd=self.costs.llm_cost_usd + float(event.record.get("cost_usd") or 0.0),
+            before,
+            llm_calls=before.llm_calls + 1,
+            llm_tokens=before.llm_tokens + tokens_of(event),
+            llm_cost_usd=before.llm_cost_usd + float(record.get("cost_usd") or 0.0),
+            llm_unpriced_tokens=before.llm_unpriced_tokens + unpriced,
+            llm_possible_tokens=before.llm_possible_tokens + int(record.get("possible_tokens") or 0),
+            llm_possible_cost_usd=before.llm_possible_cost_usd + float(record.get("possible_cost_usd") or 0.0),
         )
         return replace(self, costs=costs, calls=(*self.calls, event))
 

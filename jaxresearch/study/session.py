@@ -4,39 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pydantic import BaseModel
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import Corpus, prepare_corpus
 from jaxresearch.execution.local import LocalExecutor
-from jaxresearch.llm_mix import parse_llms
 from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.strategy import make_strategy
 from jaxresearch.study.approval import Approver
 from jaxresearch.study.driver import Ending
+from jaxresearch.study.models import Models
+from jaxresearch.study.origin import winner_of
 from jaxresearch.study.reporter import Reporter
 from jaxresearch.study.stopping import Stop, stop_on_signals
 from jaxresearch.study.study import Study
-from jaxresearch.study.view import ModelFactory
 from jaxresearch.subjects import load_subject
-
-if TYPE_CHECKING:
-    from pydantic_ai.models import Model
 
 OnPreparation = Callable[[str, float], None]
 
 
-def create_study(folder: Path, config: StudyConfig, *, instructions: str, on_preparation: OnPreparation) -> Study:
-    """A new study in `folder`, its corpus prepared. Settings that cannot work are refused before anything is made."""
-    from jaxresearch.llm import resolve_model
+def create_study(
+    folder: Path,
+    config: StudyConfig,
+    *,
+    instructions: str,
+    on_preparation: OnPreparation,
+    start_from: Path | None = None,
+) -> Study:
+    """A new study in `folder`, its corpus prepared. Settings that cannot work are refused before anything is made.
 
+    start_from: another study, whose winner becomes the baseline.
+    """
     make_strategy(config.strategy.name, config.strategy.options)
-    for name in parse_llms(config.llm.model).models:
-        resolve_model(name)
-    subject = load_subject(config.subject.source, config.subject.hyperparameters)
+    Models(config.llm.model, config.llm).check_caps(config.max_cost, config.max_tokens)
+    winner = None
+    if start_from is not None:
+        winner, config = winner_of(start_from, config)
+    subject = (
+        load_subject(config.subject.source, config.subject.hyperparameters) if winner is None else winner.candidate
+    )
     corpus = _prepare(config, on_preparation)
+    if winner is not None:
+        winner.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     return Study.create(
         folder,
         config,
@@ -44,6 +52,7 @@ def create_study(folder: Path, config: StudyConfig, *, instructions: str, on_pre
         corpus=corpus.fingerprint,
         tokenizer=corpus.tokenizer_fingerprint,
         instructions=instructions,
+        origin=winner.origin if winner is not None else None,
     )
 
 
@@ -52,17 +61,20 @@ async def drive(
     reporter: Reporter,
     *,
     llm: str | None = None,
+    max_cost: float | None = None,
+    max_tokens: int | None = None,
     require_sandbox: str | None = None,
     on_preparation: OnPreparation,
     approver: Approver | None = None,
 ) -> Ending:
     """Go on with `study` until it ends, or a first SIGINT or SIGTERM (finish the run) or a second (stop now).
 
-    llm: another model than the study's own, for this session. require_sandbox: a level, where the study's own is not
-    stricter. Raises `JaxresearchError` when the study cannot go on.
+    llm: another model than the study's own, for this session. max_cost, max_tokens: other caps, from now on.
+    require_sandbox: a level, where the study's own is not stricter. Raises `JaxresearchError` when the study cannot go on.
     """
     config = study.config
-    model_factory = _model_factory(study, llm or config.llm.model)
+    models = Models(llm or config.llm.model, config.llm)
+    model_factory = models.of_rounds(study, max_cost=max_cost, max_tokens=max_tokens)
     strategy = make_strategy(config.strategy.name, config.strategy.options)
     executor = await _executor(study, on_preparation, require_sandbox)
     stop = Stop()
@@ -75,31 +87,11 @@ async def drive(
                 reporter,
                 stop,
                 approver=approver,
+                max_cost=max_cost,
+                max_tokens=max_tokens,
             )
     finally:
         await executor.close()
-
-
-def _model_factory(study: Study, llm: str) -> ModelFactory:
-    """Makes each round's model of what `llm` names. The names are resolved here, once."""
-    from jaxresearch.llm import LLMCall, laboratory_model, resolve_model
-    from jaxresearch.llm_wrappers import FallingBackModel, ResumingModel
-
-    settings, mix = study.config.llm, parse_llms(llm)
-    bounds = {"timeout_seconds": settings.timeout_seconds, "max_output_tokens": settings.max_output_tokens}
-    resolved = {name: resolve_model(name, **bounds) for name in mix.models}
-
-    def of_round(record: Callable[[BaseModel], None]) -> Model:
-        history = study.history
-        recorded = [LLMCall.model_validate(call.record) for call in history.calls]
-        chain = [
-            laboratory_model(resolved[name], on_call=record, first_ordinal=history.costs.llm_calls)
-            for name in mix.turn(history.rounds).models
-        ]
-        model = FallingBackModel(chain) if len(chain) > 1 else chain[0]
-        return ResumingModel(model, recorded) if recorded else model
-
-    return of_round
 
 
 async def open_executor(

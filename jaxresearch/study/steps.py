@@ -167,9 +167,11 @@ def _round_step(history: History, wall_seconds: float) -> Step:
         return Finish(f"all {config.experiments} experiments are done")
     if config.max_seconds is not None and wall_seconds >= config.max_seconds:
         return Finish(f"max_seconds: {config.max_seconds:g} s are used")
-    cost = history.costs.llm_cost_usd
-    if config.max_cost is not None and cost > 0 and cost >= config.max_cost:
-        return Finish(f"max_cost: ${cost:.4f} of ${config.max_cost:g} are used")
+    cost, tokens = history.costs.capped_cost_usd, history.costs.capped_tokens
+    if history.max_cost is not None and cost > 0 and cost >= history.max_cost:
+        return Finish(f"max_cost: ${cost:.4f} of ${history.max_cost:g} are used")
+    if history.max_tokens is not None and tokens >= history.max_tokens:
+        return Finish(f"max_tokens: {tokens:,} of {history.max_tokens:,} are used")
     return AskStrategy(history.rounds, min(config.slots, remaining))
 
 

@@ -22,7 +22,7 @@ from jaxresearch.study.approval import NO_TERMINAL, Approver
 from jaxresearch.study.confirm import DEFAULT_SEEDS, confirm
 from jaxresearch.study.control import obeyed, wish_of
 from jaxresearch.study.driver import Driver, Ending
-from jaxresearch.study.events import StudyCreated
+from jaxresearch.study.events import Origin, StudyCreated
 from jaxresearch.study.history import History
 from jaxresearch.study.identity import candidate_fingerprint, text_fingerprint
 from jaxresearch.study.journal import Journal
@@ -56,12 +56,13 @@ class Study:
         corpus: str,
         tokenizer: str,
         instructions: str = "",
+        origin: Origin | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """A new study in `folder`, which must be absent or empty. It is there whole, or not at all.
 
         subject: the baseline. corpus, tokenizer: fingerprints of what its runs are made on. instructions: the text of
-        program.md. Raises `JaxresearchError` in one line.
+        program.md. origin: whose winner `subject` is. Raises `JaxresearchError` in one line.
         """
         created = StudyCreated(
             config=config,
@@ -72,6 +73,7 @@ class Study:
             jaxresearch=_version("jaxresearch"),
             jax=_version("jax"),
             python=platform.python_version(),
+            origin=origin,
         )
 
         def fill(layout: StudyLayout) -> None:
@@ -172,11 +174,14 @@ class Study:
         acceptance: Acceptance | None = None,
         pause: Callable[[History], str | None] = lambda history: None,
         approver: Approver | None = None,
+        max_cost: float | None = None,
+        max_tokens: int | None = None,
     ) -> Ending:
         """Drive the study until it ends or `stop` is requested. Calling it again, in any process, goes on.
 
         pause: asked whenever nothing is pending; a reason ends the session there, in good order.
         approver: asks a person about changes of the sources; `oversight.approve=code` cannot do without.
+        max_cost, max_tokens: other caps than before, for this session and later ones.
 
         Raises `StudyLocked` when another process drives it, and `JaxresearchError` when it cannot go on as things are.
         The caller closes `executor`.
@@ -200,6 +205,8 @@ class Study:
                 shelf=self._shelf(),
                 pause_wanted=lambda: wish_of(self.layout) == "pause",
                 approver=approver,
+                max_cost=max_cost,
+                max_tokens=max_tokens,
             )
             async with obeyed(self.layout, stop):
                 return await driver.drive()

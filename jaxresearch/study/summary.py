@@ -51,11 +51,17 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "llm_tokens": costs.llm_tokens,
         "finished": history.stopped is not None and history.stopped.finished,
         "planned_experiments": config.experiments,
+        "from": history.created.origin.model_dump() if history.created.origin is not None else None,
         "noise": asdict(noise) if noise is not None else None,
         "pair_noise": asdict(pairs) if pairs is not None else None,
         "expected_false_keeps": expected_false_keeps(history),
         "llm_calls": costs.llm_calls,
+        "llm_unpriced_tokens": costs.llm_unpriced_tokens,
+        "llm_possible_cost_usd": costs.llm_possible_cost_usd,
+        "max_cost": history.max_cost,
+        "max_tokens": history.max_tokens,
         "failed_proposals": history.failed_proposals,
+        "repairs": _repairs(history),
         "pending": history.pending.number if history.pending is not None else None,
         "stopped": one_line(history.stopped.reason) if history.stopped is not None else None,
         "events": history.seq,
@@ -72,6 +78,12 @@ def status_object(history: History, study: str) -> dict[str, Any]:
 def is_simpler(entry: Entry) -> bool:
     """Whether `entry` was kept because it is simpler: no improvement."""
     return entry.decision is not None and entry.decision.simpler
+
+
+def _repairs(history: History) -> dict[str, int]:
+    """Crashed ideas that got a second chance, and how many of these were kept."""
+    found = [each for each in history.contenders if each.experiment.proposal and each.experiment.proposal.repairs]
+    return {"tried": len(found), "kept": sum(each.verdict is Verdict.KEEP for each in found)}
 
 
 def expected_false_keeps(history: History) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxresearch.config import TournamentConfig
 from jaxresearch.strategy import make_strategy
+from jaxresearch.study.models import Models
 from jaxresearch.study.reporter import Reporter
 from jaxresearch.study.session import OnPreparation, open_executor
 from jaxresearch.study.stopping import Stop, stop_on_signals
@@ -30,9 +31,7 @@ async def run_tournament(
 
     A first SIGINT or SIGTERM finishes the run at hand, a second stops at once; then it raises `Interrupted`.
     """
-    from jaxresearch.llm import laboratory_model, resolve_model
-
-    models = {arm.llm: _model(resolve_model, config, arm.llm) for arm in arms}
+    models = {arm.llm: Models(arm.llm, config.llm) for arm in arms}
     for arm in arms:
         make_strategy(arm.strategy, study_config(config, arm, 0).strategy.options)
     subject = load_subject(config.subject.source, config.subject.hyperparameters)
@@ -40,8 +39,7 @@ async def run_tournament(
     executor, corpus = await open_executor(config, on_preparation, programs=tournament.programs, runs=tournament.runs)
 
     def model_factory(arm: Arm, study: Study) -> ModelFactory:
-        first = study.history.costs.llm_calls
-        return lambda record: laboratory_model(models[arm.llm], on_call=record, first_ordinal=first)
+        return models[arm.llm].of_rounds(study)
 
     fixed = Fixed(subject, corpus.fingerprint, corpus.tokenizer_fingerprint, instructions)
     stop = Stop()
@@ -58,9 +56,3 @@ async def run_tournament(
     finally:
         await executor.close()
     return tournament
-
-
-def _model(resolve_model: Callable, config: TournamentConfig, llm: str):
-    return resolve_model(
-        llm, timeout_seconds=config.llm.timeout_seconds, max_output_tokens=config.llm.max_output_tokens
-    )

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat server on 127.0.0.1 that answers as it is told."""
+"""A provider on 127.0.0.1 that answers as it is told, and OpenAI's chat format to answer in."""
 
 from __future__ import annotations
 
@@ -50,10 +50,12 @@ class FakeOpenAI:
 
     def __init__(self, *replies: Reply | Callable[[BaseHTTPRequestHandler], None]) -> None:
         self.replies, self.requests, self.released = list(replies), [], threading.Event()
+        self.paths: list[str] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                outer.paths.append(self.path)
                 outer.requests.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
                 reply = outer.replies.pop(0) if len(outer.replies) > 1 else outer.replies[0]
                 if callable(reply):

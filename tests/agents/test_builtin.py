@@ -124,7 +124,9 @@ def test_where_nothing_helps_it_still_varies():
 def test_slots_of_one_round_differ():
     study = play(3, slots=5, surface=bowl)
     assert len(proposals(study)) == 15
-    assert len({each.tag for each in proposals(study)}) == 15
+    assert len({(each.parent, each.tag) for each in proposals(study)}) == 15
+    made = [(each.files, tuple(sorted(each.config.items()))) for each in study.candidates.values()]
+    assert len({str(each) for each in made}) == 16
 
 
 def test_a_refused_move_is_replaced_by_another():

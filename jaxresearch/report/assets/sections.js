@@ -77,6 +77,7 @@ function integrity(state) {
       ['scores refused', facts_.refused ? plural(facts_.refused, 'experiment') : 'none'],
       ['flags', Object.entries(facts_.flags).map(([name, count]) => `${name} (${count})`).join(', ') || 'none'],
       ['corpus', h('code', null, fingerprints.corpus)], ['tokenizer', h('code', null, fingerprints.tokenizer)], ['subject', h('code', null, fingerprints.subject)],
+      ...(state.study.origin ? [['begins with', `experiment ${state.study.origin.experiment} of ${state.study.origin.study}, ledger ${state.study.origin.head.slice(0, 12)}`]] : []),
       ['versions', Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')]]),
     facts_.audits.length ? table(facts_.audits, [['audit', (a) => a.name], ['passed', (a) => whole(a.passed), 'n'], ['failed', (a) => (a.failed ? h('span', { class: 'bad' }, whole(a.failed)) : '0'), 'n'],
       ['probes', (a) => whole(a.probes), 'n'], ['largest deviation that passed', (a) => (known(a.max_deviation) ? String(a.max_deviation) : '–'), 'n']], 'Audits of the whole study') : h('p', { class: 'note' }, 'No audit has run yet.'),

@@ -1,0 +1,13 @@
+"""The benchmark of a long study runs, and what it counts does not grow where it must not."""
+
+from __future__ import annotations
+
+from benchmarks.long_study import grow
+
+
+def test_the_prompt_of_a_real_study_stays_bounded_and_tools_read_a_line_for_each_experiment(tmp_path):
+    early, late = grow(tmp_path / "study", "greedy", 24, parts=2)
+    assert (early["experiment"], late["experiment"]) == (12, 24)
+    assert late["prompt"] < early["prompt"] + 1500  # ten experiments and five near misses are shown at either time
+    assert late["recorded"] - late["prompt"] < early["recorded"] - early["prompt"] + 12 * 500
+    assert late["ledger_mb"] > early["ledger_mb"] > 0

@@ -1,0 +1,238 @@
+"""Every failure of a provider, in each of the wire formats that providers speak, on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+
+import pytest
+from fake_openai import FakeOpenAI, Reply
+from fake_study import FakeStudy
+from wire_formats import INPUT_TOKENS, OUTPUT_TOKENS, WIRE_FORMATS, WireFormat
+
+from agents.researcher import ask
+from jaxresearch.llm import Backoff, FatalLLMError, LLMCall, ReplayModel, laboratory_model, resolve_model
+from jaxresearch.llm_budget import worst_case
+from jaxresearch.strategy import ProposalError
+
+KEY = "sk-secret-0123456789abcdef"
+CHANGE = {"hypothesis": "deeper is better", "expected_effect": "-0.01", "config": {"depth": 3}, "tag": "depth-3"}
+HTML = Reply(200, b"<html><body>Gateway</body></html>", content_type="text/html")
+ANSWERED = {"good", "bad-json", "wrong-schema", "plain-text", "tool-loop", "truncated", "empty"}
+"""Replies that the provider counts tokens for."""
+
+UNUSABLE = {
+    "bad-json": lambda wire: wire.calls("propose_config", '{"hypothesis": '),
+    "wrong-schema": lambda wire: wire.calls("propose_config", '{"config": "deeper"}'),
+    "plain-text": lambda wire: wire.says("Let me think about it."),
+    "truncated": lambda wire: wire.cut_off(),
+    "empty": lambda wire: wire.empty(),
+    "tool-loop": lambda wire: wire.calls("history", '{"first": 0}'),
+    "html": lambda wire: HTML,
+    "empty-object": lambda wire: Reply(200, b"{}"),
+    "cut-off": lambda wire: Reply(200, b'{"choices": [{"mess'),
+    "ten-megabytes": lambda wire: wire.says("x" * 10_000_000),
+    "context-too-long": lambda wire: wire.refuses(400, "context_length_exceeded", "prompt is too long"),
+    "bad-request": lambda wire: wire.refuses(400, "invalid_request_error", "no"),
+}
+FATAL = {
+    "401": (lambda wire: wire.refuses(401, "invalid_api_key", f"Incorrect API key: {KEY}"), "refused the API key"),
+    "403": (lambda wire: wire.refuses(403, "permission_error", "not yours"), "refused the API key"),
+    "unknown-model": (lambda wire: wire.refuses(404, "model_not_found", "no such model"), "no model"),
+    "quota": (lambda wire: wire.refuses(402, "billing_error", "Your credit is spent"), "quota"),
+}
+
+
+def good(wire: WireFormat) -> Reply:
+    return wire.calls("propose_config", json.dumps(CHANGE))
+
+
+class Session:
+    """One proposal asked of a fake provider, and all that was recorded and waited."""
+
+    def __init__(self, wire: WireFormat, provider: FakeOpenAI, monkeypatch, *, timeout_seconds=5.0, attempts=3) -> None:
+        for name, value in wire.environment.items():
+            monkeypatch.setenv(name, value.format(key=KEY, url=provider.url.removesuffix("/v1")))
+        self.wire, self.provider = wire, provider
+        self.calls: list[LLMCall] = []
+        self.waits: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            self.waits.append(seconds)
+
+        self.resolved = resolve_model(wire.model, timeout_seconds=timeout_seconds, max_output_tokens=512)
+        self.model = laboratory_model(
+            self.resolved,
+            on_call=self.calls.append,
+            backoff=Backoff(attempts=attempts, sleep=sleep, uniform=lambda low, high: low),
+        )
+        self.study = FakeStudy(self.model)
+
+    def propose(self):
+        return asyncio.run(ask(self.study.view(), 0))
+
+    @property
+    def failures(self) -> list[str | None]:
+        return [call.failure for call in self.calls]
+
+
+@pytest.fixture(params=WIRE_FORMATS, ids=str)
+def session(request, monkeypatch):
+    opened = []
+
+    def open_session(*replies, **options) -> Session:
+        made = [reply(request.param) if callable(reply) else reply for reply in replies]
+        opened.append(FakeOpenAI(*made))
+        return Session(request.param, opened[-1], monkeypatch, **options)
+
+    yield open_session
+    for provider in opened:
+        provider.close()
+
+
+def test_a_good_reply_is_a_proposal_with_its_usage_and_price(session):
+    asked = session(good)
+    assert asked.propose().config == {"depth": 3}
+    (call,) = asked.calls
+    assert (call.input_tokens, call.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
+    assert call.cost_usd == pytest.approx(asked.wire.price_usd)
+    assert (call.failure, call.possible_tokens) == (None, 0)
+    assert asked.provider.paths[0].partition("?")[0] == asked.wire.path
+    sent = json.loads(asked.provider.requests[0])
+    assert asked.wire.tools_of(sent) >= {"read_source", "history", "propose_config", "propose_code", "propose_both"}
+    assert 512 in sent.values()  # the bound on output, under whatever name
+
+
+def test_what_is_sent_never_has_more_bytes_than_a_cap_reserves_tokens(session):
+    seen = []
+    asked = session(lambda wire: wire.calls("read_source", '{"path": "models/gpt.py"}'), good)
+    request = type(asked.resolved).request
+
+    async def noting(messages, settings, parameters):
+        seen.append(worst_case(asked.resolved, messages, settings, parameters))
+        return await request(asked.resolved, messages, settings, parameters)
+
+    asked.resolved.request = noting
+    asked.propose()
+    assert [len(body) <= each.tokens - 512 for body, each in zip(asked.provider.requests, seen, strict=True)] == [
+        True
+    ] * 2
+    assert all(each.cost_usd > asked.wire.price_usd for each in seen)
+
+
+@pytest.mark.parametrize("first", ["bad-json", "wrong-schema", "plain-text"])
+def test_a_bad_reply_is_repaired(session, first):
+    asked = session(UNUSABLE[first], good)
+    assert asked.propose().config == {"depth": 3}
+    assert len(asked.calls) == 2
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_an_unusable_reply_costs_one_proposal(session, kind):
+    asked = session(UNUSABLE[kind])
+    with pytest.raises(ProposalError) as raised:
+        asked.propose()
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 600
+    assert asked.waits == []
+    assert 1 <= len(asked.calls) == len(asked.provider.requests) <= 16
+    assert sum(len(call.model_dump_json()) for call in asked.calls) < 2_000_000
+    if kind in ANSWERED:
+        counted = [call for call in asked.calls if call.cost_usd == pytest.approx(asked.wire.price_usd)]
+        unknown = [call for call in asked.calls if call.possible_tokens]
+        assert len(counted) + len(unknown) == len(asked.calls)  # no answer goes without its cost, or the most of it
+    replayed = FakeStudy(ReplayModel(asked.calls))
+    with pytest.raises(ProposalError):
+        asyncio.run(ask(replayed.view(), 0))
+
+
+@pytest.mark.parametrize("kind", FATAL)
+def test_what_cannot_pass_stops_the_study_with_one_line(session, kind):
+    reply, says = FATAL[kind]
+    asked = session(reply)
+    with pytest.raises(FatalLLMError) as raised:
+        asked.propose()
+    assert says in raised.value.message
+    assert "resume" in raised.value.fix
+    assert KEY not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert (asked.failures, asked.waits) == (["fatal"], [])
+    assert asked.calls[0].possible_tokens == 0  # an error status is not billed
+
+
+def test_a_spent_quota_that_looks_like_a_rate_limit(session):
+    asked = session(lambda wire: wire.refuses(429, "insufficient_quota", "You exceeded your quota"), attempts=2)
+    with pytest.raises(FatalLLMError, match=r"quota|did not answer in 2 attempts"):
+        asked.propose()
+
+
+def test_retry_after_is_honoured(session):
+    def busy(wire):
+        return wire.refuses(429, "rate_limit_error", "slow down", Retry_After="7")
+
+    asked = session(busy, busy, good)
+    assert asked.propose().config == {"depth": 3}
+    assert asked.waits == [7.0, 7.0]
+    assert asked.failures == ["backoff", "backoff", None]
+
+
+def test_without_it_waits_double_and_end(session):
+    asked = session(lambda wire: wire.refuses(429, "rate_limit_error", "slow down"), attempts=4)
+    with pytest.raises(FatalLLMError, match="did not answer in 4 attempts"):
+        asked.propose()
+    assert asked.waits == [2, 4, 8]
+
+
+def test_server_errors_pass(session):
+    overloaded = Reply(529, b'{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}')
+    asked = session(Reply(500, b"oops"), Reply(503, b"<html>"), overloaded, good, attempts=5)
+    assert asked.propose().config == {"depth": 3}
+    assert asked.failures == ["backoff"] * 3 + [None]
+
+
+def test_server_errors_for_ever_end_the_study(session):
+    asked = session(Reply(500, b"oops"))
+    with pytest.raises(FatalLLMError, match="did not answer in 3 attempts"):
+        asked.propose()
+    assert asked.failures == ["backoff"] * 3
+
+
+@pytest.mark.parametrize("how", ["stall", "drip", "drop"])
+def test_a_connection_that_hangs_or_breaks_is_tried_again(session, how):
+    asked = session(good, timeout_seconds=1.0, attempts=20)  # a busy machine may time a good reply out, too
+    asked.provider.replies = [getattr(asked.provider, how), good(asked.wire)]
+    assert asked.propose().config == {"depth": 3}
+    assert (asked.failures[0], asked.failures[-1]) == ("backoff", None)
+    assert asked.calls[0].possible_tokens > 1000  # it may have been answered, and billed, on the other side
+    assert asked.calls[0].possible_cost_usd > 0
+
+
+def test_nobody_listening_costs_nothing(session, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    asked = session(good)
+    (base,) = (name for name in asked.wire.environment if name.endswith("BASE_URL"))
+    monkeypatch.setenv(base, re.sub(r":\d+", f":{port}", asked.provider.url.removesuffix("/v1")))
+    model = laboratory_model(
+        asked.wire.model, on_call=asked.calls.append, backoff=Backoff(attempts=2, first_seconds=0.01)
+    )
+    asked.study = FakeStudy(model)
+    with pytest.raises(FatalLLMError, match="did not answer in 2 attempts"):
+        asked.propose()
+    assert asked.failures == ["backoff", "backoff"]
+    assert [call.possible_tokens for call in asked.calls] == [0, 0]
+
+
+def test_keys_are_nowhere(session):
+    """A key in the instructions, in the provider's error and in its reply reaches neither provider nor record."""
+    leaky = json.dumps(CHANGE | {"hypothesis": f"use {KEY}"})
+    asked = session(
+        lambda wire: wire.refuses(500, "server_error", f"key {KEY}"), lambda wire: wire.calls("propose_config", leaky)
+    )
+    asked.study.instructions = f"My key is {KEY}."
+    assert asked.propose().hypothesis == "use [redacted]"
+    assert all(KEY not in request for request in asked.provider.requests)
+    assert all(KEY not in call.model_dump_json() for call in asked.calls)
