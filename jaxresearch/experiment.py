@@ -73,10 +73,13 @@ class CompletedRun(BaseModel):
     audits: tuple[Audit, ...] = ()
     test_bpb: float | None = Field(default=None, description="on the sealed test split; None for all but confirmations")
     curve: tuple[tuple[float, float], ...] = Field(default=(), description="(progress, training loss) pairs")
+    probes: tuple[tuple[float, float], ...] = Field(
+        default=(), description="(share of the budget, bits per byte on the first validation batch) on the way"
+    )
 
 
 class FailedRun(BaseModel):
-    """A run that gave no score that counts."""
+    """A run that gave no score that counts. Its verdict is `discard` when it was cut because it was hopelessly behind."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -89,9 +92,11 @@ class FailedRun(BaseModel):
     step: int | None = None
     total_seconds: float = 0.0
     train_seconds: float = 0.0
+    flops: float = 0.0
     traceback: str = ""
     audits: tuple[Audit, ...] = ()
     curve: tuple[tuple[float, float], ...] = ()
+    probes: tuple[tuple[float, float], ...] = ()
 
 
 RunOutcome = Annotated[CompletedRun | FailedRun, Field(discriminator="status")]

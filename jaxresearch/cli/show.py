@@ -16,6 +16,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.noise import NoiseFloor
+from jaxresearch.study.cuts import cuts
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.history import History
 from jaxresearch.study.study import Study
@@ -116,6 +117,10 @@ def _conclusion(history: History) -> list[str]:
     if pairs is not None:
         lines.append(f"           {_spread(pairs)} between pairs on one seed")
     lines.append(f"chance     at most {expected_false_keeps(history):.2g} false keeps expected so far")
+    saved = cuts(history)
+    if saved.runs:
+        were = "run was cut" if saved.runs == 1 else "runs were cut"
+        lines.append(f"saved      about {saved.train_seconds_saved:.0f} s of training: {saved.runs} hopeless {were}")
     if costs.wall_seconds > 0:
         share = costs.train_seconds / costs.wall_seconds
         cost = f", {costs.llm_tokens:,} LLM tokens, ${costs.llm_cost_usd:.2f}" if costs.llm_cost_usd else ""

@@ -50,6 +50,8 @@ class RunRequest(BaseModel):
     wall_cap_seconds: training is cut and judged `timeout` after this long.
     split: "test" scores the trained program on the sealed test split as well (`CompletedRun.test_bpb`). Nothing but
     `confirm` and a tournament's last step may ask for it; it is a part of the identity.
+    probe_at: shares of the budget after which the state is scored on the first validation batch. cut_above: (one of
+    these shares, bits per byte): a run that scores above it there is cut, and judged `discard`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,6 +66,8 @@ class RunRequest(BaseModel):
     trace_seconds: float = 0.0
     sandbox: str = ""
     split: RunSplit = "validation"
+    probe_at: tuple[float, ...] = ()
+    cut_above: tuple[tuple[float, float], ...] = ()
 
 
 class Executor(Protocol):

@@ -25,6 +25,7 @@ from jaxresearch.report.record import (
     StudyRecord,
 )
 from jaxresearch.report.timeline import PHASES, Timeline
+from jaxresearch.study.cuts import cuts
 from jaxresearch.study.history import Entry, History, fold
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.ledger import Ledger
@@ -134,7 +135,7 @@ def study_record(
     """The record of `history`, with `entries` of it as experiments."""
     created, config, costs, noise = history.created, history.config, history.costs, history.noise
     gain = _paired(history.incumbent.experiment, history.baseline.experiment)
-    stopped = history.stopped
+    stopped, saved = history.stopped, cuts(history)
     return StudyRecord(
         study=study,
         strategy=config.strategy.name,
@@ -161,6 +162,8 @@ def study_record(
         wall_seconds=costs.wall_seconds,
         accelerator_seconds=costs.accelerator_seconds,
         train_seconds=costs.train_seconds,
+        cut_runs=saved.runs,
+        train_seconds_saved=saved.train_seconds_saved,
         llm_calls=costs.llm_calls,
         llm_tokens=costs.llm_tokens,
         llm_cost_usd=costs.llm_cost_usd,

@@ -223,6 +223,8 @@ class StudyRecord(_Record):
     wall_seconds: float
     accelerator_seconds: float
     train_seconds: float
+    cut_runs: int = Field(default=0, description="first runs that were ended early because they were hopelessly behind")
+    train_seconds_saved: float = Field(default=0.0, description="by cutting them; an estimate")
     llm_calls: int
     llm_tokens: int
     llm_cost_usd: float

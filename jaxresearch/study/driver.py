@@ -168,7 +168,7 @@ class Driver:
     # Running
 
     async def _run(self, entry: Entry, seed: int) -> None:
-        request = request_of(self._history, entry, seed, reference=self._reference(entry, seed))
+        request = request_of(self._history, entry, seed, reference=self._reference(entry, seed), search=True)
         known = self._history.known_run(request.identity)
         if known is not None:
             number, outcome = known

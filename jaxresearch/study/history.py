@@ -64,8 +64,8 @@ class Entry:
 @dataclass(frozen=True)
 class Costs:
     """What a study has used. Accelerator seconds are compiling, training and scoring, infrastructure failures included;
-    shared runs cost nothing. `flops` are those of completed trainings. Wall seconds are those of its sessions.
-    `llm_cost_usd` leaves unpriced models out."""
+    shared runs cost nothing. `flops` are those of trainings, cut and failed ones included. Wall seconds are those of
+    its sessions. `llm_cost_usd` leaves unpriced models out."""
 
     accelerator_seconds: float = 0.0
     train_seconds: float = 0.0
@@ -351,5 +351,5 @@ def _costs_with(costs: Costs, outcome: RunOutcome) -> Costs:
         costs,
         accelerator_seconds=costs.accelerator_seconds + used,
         train_seconds=costs.train_seconds + outcome.train_seconds,
-        flops=costs.flops + (outcome.flops if isinstance(outcome, CompletedRun) else 0.0),
+        flops=costs.flops + outcome.flops,
     )

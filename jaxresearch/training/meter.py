@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from jaxresearch.budget import Budget
@@ -30,6 +31,14 @@ class Meter:
 
     def start(self) -> None:
         self._started = self.clock()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What the laboratory does meanwhile is not the run's time."""
+        began = self.clock()
+        yield
+        if self._started is not None:
+            self._started += self.clock() - began
 
     @property
     def seconds(self) -> float:

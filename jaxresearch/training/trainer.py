@@ -19,6 +19,7 @@ from jaxresearch.experiment import RunProgress
 from jaxresearch.program.mesh import Placement, one_device
 from jaxresearch.program.program import LoadedProgram
 from jaxresearch.training.meter import BudgetTooSmallError, Meter
+from jaxresearch.training.probing import Probing
 
 MAX_LOSS = 100.0
 """Nats per token above which a run counts as diverged."""
@@ -64,11 +65,22 @@ class Trained:
 
 
 class TrainingFailedError(Exception):
-    """Training ended without a result that counts. `timeout` tells a cut run from a crashed one."""
+    """Training ended without a result that counts. `timeout`: it took too long. `hopeless`: a probe cut it."""
 
-    def __init__(self, reason: str, *, step: int, seconds: float, curve: Sequence[tuple[float, float]], timeout: bool):
+    def __init__(
+        self,
+        reason: str,
+        *,
+        step: int,
+        seconds: float,
+        curve: Sequence[tuple[float, float]],
+        timeout: bool,
+        hopeless: bool = False,
+        flops: float = 0.0,
+    ):
         super().__init__(reason)
         self.reason, self.step, self.seconds, self.timeout = reason, step, seconds, timeout
+        self.hopeless, self.flops = hopeless, flops
         self.curve = tuple(curve)
 
 
@@ -127,20 +139,30 @@ def train(
     wall_cap_seconds: float,
     on_progress: Callable[[RunProgress], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
+    probing: Probing | None = None,
 ) -> Trained:
     """Train from the program's own `init(seed)` until the budget is spent.
 
-    batches: row length (seq_len) -> the rows of that length. The clock starts after a warm-up on another state.
+    batches: row length (seq_len) -> the rows of that length. The clock starts after a warm-up on another state, and
+    stands still while `probing` scores a state.
     Raises `TrainingFailedError` for a loss that is not finite or above `MAX_LOSS`, for a budget that not even one step
-    fits, and for a run that outlasts `wall_cap_seconds`.
+    fits, for a run that outlasts `wall_cap_seconds`, and for one that a probe finds hopeless.
     """
     manifest = compiled.program.manifest
     values = [jnp.float32(traced[name]) for name in manifest.traced]
     meter = Meter(budget, clock)
     curve = _Curve()
 
-    def failed(reason: str, step: int, *, timeout: bool = False) -> TrainingFailedError:
-        return TrainingFailedError(reason, step=step, seconds=meter.seconds, curve=curve.points, timeout=timeout)
+    def failed(reason: str, step: int, *, timeout: bool = False, hopeless: bool = False) -> TrainingFailedError:
+        return TrainingFailedError(
+            reason,
+            step=step,
+            seconds=meter.seconds,
+            curve=curve.thinned(_CURVE_POINTS),
+            timeout=timeout,
+            hopeless=hopeless,
+            flops=meter.flops,
+        )
 
     phase = 0
     sources = [batches(length) for _, _, length in manifest.phases]
@@ -168,6 +190,12 @@ def train(
         except BudgetTooSmallError as error:
             raise failed(str(error), meter.steps) from None
         progress = meter.progress
+        if probing is not None and probing.due(progress):
+            jax.block_until_ready(leaves)
+            with meter.paused():
+                hopeless = probing.probe(progress, leaves)
+            if hopeless is not None:
+                raise failed(hopeless, meter.steps, hopeless=True)
         tokens, cursors[length] = sources[phase].take(cursors[length], batch)
         leaves, reported = compiled.steps[phase](leaves, tokens, jnp.float32(progress), values)
         in_flight.append((meter.steps, progress, reported))
