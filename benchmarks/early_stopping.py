@@ -72,8 +72,8 @@ def case_of(history: History, contender: Entry, incumbent: Entry) -> Case | None
     limits = early.limits(curve_of(theirs[seed]), [curve_of(run) for run in replicated.values()])
     mean = statistics.fmean(theirs[seed].val_bpb - ours[seed].val_bpb for seed in common)
     sure = noise is not None and mean > 2 * noise.sd_bpb
-    kept = contender.verdict is Verdict.KEEP and contender.decision is not None
-    kept = kept and contender.decision.incumbent == incumbent.number
+    judged = contender.decision
+    kept = contender.verdict is Verdict.KEEP and judged is not None and judged.incumbent == incumbent.number
     return Case(
         early.cut_at(curve_of(ours[seed]), limits),
         theirs[seed].val_bpb - ours[seed].val_bpb,

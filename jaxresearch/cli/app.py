@@ -26,6 +26,7 @@ _COMMANDS = {
     "serve": "serve",
     "compare": "compare",
     "confirm": "confirm",
+    "ablate": "ablate",
     "export": "export",
     "strategies": "listing",
     "subjects": "listing",

@@ -16,6 +16,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.noise import NoiseFloor
+from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.cuts import cuts
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.history import History
@@ -95,6 +96,7 @@ def print_study(console: Console, history: History, folder: Path) -> None:
         console.print(f"jaxresearch resume {folder}   to go on", markup=False)
     elif history.incumbent_number:
         console.print(f"jaxresearch confirm {folder}   whether the gain holds on the sealed test", markup=False)
+        console.print(f"jaxresearch ablate {folder}   which of its changes matter", markup=False)
     console.print(f"jaxresearch export {folder} --format tsv   the log", markup=False)
 
 
@@ -125,6 +127,7 @@ def _conclusion(history: History) -> list[str]:
         share = costs.train_seconds / costs.wall_seconds
         cost = f", {costs.llm_tokens:,} LLM tokens, ${costs.llm_cost_usd:.2f}" if costs.llm_cost_usd else ""
         lines.append(f"time       {costs.wall_seconds:.0f} s, {share:.0%} of it training{cost}")
+    lines += [f"beside     {one_line(said, 300)}" for said in said_of_trials(history)]
     if history.stopped is not None:
         lines.append(f"state      {one_line(history.stopped.reason, 300)}")
     return lines

@@ -25,6 +25,7 @@ from jaxresearch.report.record import (
     StudyRecord,
 )
 from jaxresearch.report.timeline import PHASES, Timeline
+from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.cuts import cuts
 from jaxresearch.study.history import Entry, History, fold
 from jaxresearch.study.layout import StudyLayout
@@ -164,6 +165,7 @@ def study_record(
         train_seconds=costs.train_seconds,
         cut_runs=saved.runs,
         train_seconds_saved=saved.train_seconds_saved,
+        trials=tuple(said_of_trials(history)),
         llm_calls=costs.llm_calls,
         llm_tokens=costs.llm_tokens,
         llm_cost_usd=costs.llm_cost_usd,

@@ -28,9 +28,15 @@ from jaxresearch.study.events import (
     TestScored,
     Traced,
     TraceOutcome,
+    TrialClosed,
+    TrialJudged,
+    TrialOpened,
+    TrialRun,
+    TrialTraced,
 )
 from jaxresearch.study.identity import ANY_SEED, identity_of
 from jaxresearch.study.ledger import StoredEvent
+from jaxresearch.study.trial import Trial, TrialEvent
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class History:
     by candidate fingerprint. failed_proposals: in all, the last for `last_failure`.
     proposal_streak, infrastructure_streak: failed proposals and lost experiments in a row, this session.
     stopped: how the last session ended, None while one is going (or was killed).
-    openings: of the sealed test, by `confirm`. Their runs and their time are not the study's.
+    openings: of the sealed test, by `confirm`. trials: ablations and transfers. Their runs and time are not the study's.
     """
 
     created: StudyCreated
@@ -124,6 +130,7 @@ class History:
     costs: Costs = Costs()
     stopped: Stopped | None = None
     openings: tuple[Opening, ...] = ()
+    trials: tuple[Trial, ...] = ()
 
     @property
     def config(self) -> StudyConfig:
@@ -183,7 +190,7 @@ class History:
 
     def apply(self, stored: StoredEvent) -> History:
         """The history one event later. Raises `JaxresearchError` when the event cannot follow."""
-        between = isinstance(stored.event, SessionStarted | TestOpened | TestScored)
+        between = isinstance(stored.event, SessionStarted | TestOpened | TestScored | TrialOpened | TrialEvent)
         elapsed = 0.0 if between else max(0.0, stored.time - self.time)
         costs = replace(self.costs, wall_seconds=self.costs.wall_seconds + elapsed)
         moved = replace(self, seq=stored.seq, head=stored.hash, time=stored.time, costs=costs)
@@ -223,6 +230,11 @@ class History:
                 *before, last = self.openings
                 outcomes = (*last.outcomes, (event.number, event.outcome))
                 return replace(self, openings=(*before, replace(last, outcomes=outcomes)))
+            case TrialOpened():
+                return replace(self, trials=(*self.trials, Trial(event)))
+            case TrialTraced() | TrialRun() | TrialJudged() | TrialClosed():
+                *done, open_trial = self.trials
+                return replace(self, trials=(*done, open_trial.apply(event)))
             case Stopped():
                 return replace(self, stopped=event)
             case _:

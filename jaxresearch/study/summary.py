@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.statistics.rules import make_rule
+from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.cuts import cut_run, cuts
 from jaxresearch.study.evidence import study_pair_noise, tested
 from jaxresearch.study.history import Entry, History
@@ -55,6 +56,7 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "pair_noise": asdict(pairs) if pairs is not None else None,
         "expected_false_keeps": expected_false_keeps(history),
         "early_stopping": asdict(cuts(history)),
+        "trials": said_of_trials(history),
         "llm_calls": costs.llm_calls,
         "failed_proposals": history.failed_proposals,
         "pending": history.pending.number if history.pending is not None else None,

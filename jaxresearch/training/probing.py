@@ -33,8 +33,8 @@ class Probing:
         Where one step passes several checkpoints, the last of them is meant: the others would show a later state.
         """
         while self.due(progress):
-            at = self.checkpoints[self._next]
             self._next += 1
+        at = self.checkpoints[self._next - 1]
         value, limit = self.score(leaves), self.limits.get(at)
         if value is None:
             return None
