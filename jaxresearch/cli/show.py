@@ -18,6 +18,7 @@ from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.noise import NoiseFloor
 from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.cuts import cuts
+from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.history import History
 from jaxresearch.study.study import Study
@@ -127,6 +128,9 @@ def _conclusion(history: History) -> list[str]:
         share = costs.train_seconds / costs.wall_seconds
         cost = f", {costs.llm_tokens:,} LLM tokens, ${costs.llm_cost_usd:.2f}" if costs.llm_cost_usd else ""
         lines.append(f"time       {costs.wall_seconds:.0f} s, {share:.0%} of it training{cost}")
+    unsteady = drift_warning(history)
+    if unsteady is not None:
+        lines.append(f"machine    {unsteady}")
     lines += [f"beside     {one_line(said, 300)}" for said in said_of_trials(history)]
     if history.stopped is not None:
         lines.append(f"state      {one_line(history.stopped.reason, 300)}")

@@ -27,6 +27,7 @@ from jaxresearch.report.record import (
 from jaxresearch.report.timeline import PHASES, Timeline
 from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.cuts import cuts
+from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.history import Entry, History, fold
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.ledger import Ledger
@@ -165,6 +166,7 @@ def study_record(
         train_seconds=costs.train_seconds,
         cut_runs=saved.runs,
         train_seconds_saved=saved.train_seconds_saved,
+        machine_warning=drift_warning(history),
         trials=tuple(said_of_trials(history)),
         llm_calls=costs.llm_calls,
         llm_tokens=costs.llm_tokens,

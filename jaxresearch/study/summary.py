@@ -10,6 +10,7 @@ from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.statistics.rules import make_rule
 from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.cuts import cut_run, cuts
+from jaxresearch.study.drift import drift, drift_warning
 from jaxresearch.study.evidence import study_pair_noise, tested
 from jaxresearch.study.history import Entry, History
 from jaxresearch.text import one_line
@@ -34,7 +35,7 @@ def status_object(history: History, study: str) -> dict[str, Any]:
     Figures that do not exist yet are None. `utilisation` is the share of the sessions' wall seconds that trained.
     """
     noise, costs, config, incumbent = history.noise, history.costs, history.config, history.incumbent
-    pairs = study_pair_noise(history)
+    pairs, steady = study_pair_noise(history), drift(history)
     p_value = incumbent.decision.p_value if incumbent.decision is not None else None
     return {
         "study": study,
@@ -57,6 +58,7 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "expected_false_keeps": expected_false_keeps(history),
         "early_stopping": asdict(cuts(history)),
         "trials": said_of_trials(history),
+        "machine": {**(asdict(steady) if steady is not None else {}), "warning": drift_warning(history)},
         "llm_calls": costs.llm_calls,
         "failed_proposals": history.failed_proposals,
         "pending": history.pending.number if history.pending is not None else None,
