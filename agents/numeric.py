@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agents.posterior import against_baseline, usable
 from agents.space import Space, values_of
-from jaxresearch.experiment import Verdict
+from jaxresearch.experiment import Experiment, Verdict
 from jaxresearch.proposal import Proposal, Scalar
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
 
@@ -54,7 +54,7 @@ def observed(view: StudyView, space: Space) -> list[Point]:
             continue
         if experiment.verdict is None:
             points.append(Point(config, number=number))
-        elif experiment.verdict in _INFEASIBLE:
+        elif experiment.verdict in _INFEASIBLE or _was_cut(experiment):
             if proposal is not None and not proposal.edits:  # else the code may be to blame
                 points.append(Point(config, infeasible=True, number=number))
         elif usable(experiment):
@@ -62,6 +62,11 @@ def observed(view: StudyView, space: Space) -> list[Point]:
             if value is not None:
                 points.append(Point(config, value=value, number=number))
     return points
+
+
+def _was_cut(experiment: Experiment) -> bool:
+    """Whether its first run was so far behind that it was ended early: no score, yet known to be bad."""
+    return experiment.verdict is Verdict.DISCARD and experiment.val_bpb is None
 
 
 def numeric_effect(view: StudyView, number: int) -> float | None:

@@ -65,6 +65,9 @@ class AcceptanceConfig(_Part):
         default="contender",
         description="study: 5 % for the whole study, shared out evenly, instead of `alpha` for each",
     )
+    early_stopping: bool = Field(
+        default=True, description="cut a contender's first run when it is hopelessly behind; never under `fixed`"
+    )
     simplicity: float = Field(
         default=0.5,
         ge=0,

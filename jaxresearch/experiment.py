@@ -92,10 +92,13 @@ class CompletedRun(BaseModel):
     checkpoint: str = Field(default="", description="sha256:... of its final state, where that was kept")
     resumed: tuple[Resumption, ...] = ()
     checkpoint_note: str = Field(default="", description="why a checkpoint was not used, or not written")
+    probes: tuple[tuple[float, float], ...] = Field(
+        default=(), description="(share of the budget, bits per byte on the first validation batch) on the way"
+    )
 
 
 class FailedRun(BaseModel):
-    """A run that gave no score that counts."""
+    """A run that gave no score that counts. Its verdict is `discard` when it was cut because it was hopelessly behind."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -108,11 +111,13 @@ class FailedRun(BaseModel):
     step: int | None = None
     total_seconds: float = 0.0
     train_seconds: float = 0.0
+    flops: float = 0.0
     traceback: str = ""
     audits: tuple[Audit, ...] = ()
     curve: tuple[tuple[float, float], ...] = ()
     resumed: tuple[Resumption, ...] = ()
     checkpoint_note: str = ""
+    probes: tuple[tuple[float, float], ...] = ()
 
 
 RunOutcome = Annotated[CompletedRun | FailedRun, Field(discriminator="status")]

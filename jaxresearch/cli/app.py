@@ -28,6 +28,7 @@ _COMMANDS = {
     "serve": "serve",
     "compare": "compare",
     "confirm": "confirm",
+    "ablate": "ablate",
     "export": "export",
     "sample": "sample",
     "strategies": "listing",

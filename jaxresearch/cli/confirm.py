@@ -20,13 +20,20 @@ from jaxresearch.errors import JaxresearchError
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--seeds", type=click.IntRange(2, 1000), default=5, show_default=True, help="Fresh seeds for each.")
 @click.option("--again", is_flag=True, help="Open the test once more; the result says that it was open before.")
+@click.option(
+    "--transfer", metavar="NAME=FACTORx,...", help="Another size or time instead, as depth=2x,budget=2x; on validation."
+)
 @output_options
 @hosts_options
-def confirm(study: Path, seeds: int, again: bool, output: Output) -> int:
+def confirm(study: Path, seeds: int, again: bool, transfer: str | None, output: Output) -> int:
     """Open the sealed test split, once, for the baseline and the incumbent, on fresh seeds.
 
     An opening that was cut short goes on. After a whole one, its result is shown again, unless --again is given.
+    With --transfer the test stays sealed: baseline and incumbent run with those hyperparameters and that budget, each from
+    its own values, on fresh seeds and the validation split.
     """
+    if transfer is not None:
+        return _transfer(study, transfer, seeds, again, output)
     from jaxresearch.study.confirm import confirmation_object, is_confirmed
     from jaxresearch.study.session import confirm_study
     from jaxresearch.study.stopping import Interrupted
@@ -49,6 +56,52 @@ def confirm(study: Path, seeds: int, again: bool, output: Output) -> int:
         raise JaxresearchError("no run came through on the sealed test.", fix="See `jaxresearch confirm --json`.")
     output.result(facts, lambda console: _print(console, facts))
     return 0
+
+
+def _transfer(study: Path, text: str, seeds: int, again: bool, output: Output) -> int:
+    from jaxresearch.study.session import transfer_study
+    from jaxresearch.study.stopping import Interrupted
+    from jaxresearch.study.study import Study
+    from jaxresearch.study.transfer import check_scale, parse_scale, transfer_object
+    from jaxresearch.study.trials import refuse_without_winner
+
+    scale = parse_scale(text)
+    opened = Study.open(study)
+    try:
+        refuse_without_winner(opened.history)
+        check_scale(opened.history, opened.workspace, scale)
+        known = transfer_object(opened.history, str(study), scale)
+        if known is not None and known["finished"] and not again:
+            output.note("This was run before; this is what came out. Run it once more with --again.")
+        else:
+            with StudyDisplay(output) as display:
+                work = transfer_study(
+                    opened, display, scale=scale, count=seeds, again=again, on_preparation=display.preparing
+                )
+                asyncio.run(work)
+        facts = transfer_object(opened.refresh(), str(study), scale)
+        assert facts is not None
+    except Interrupted:
+        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch confirm {study} --transfer {text}")
+        return INTERRUPTED
+    finally:
+        opened.close()
+    output.result(facts, lambda console: _print_transfer(console, facts))
+    return 0 if facts["gain"] is not None else 1
+
+
+def _print_transfer(console: Console, facts: dict[str, Any]) -> None:
+    for name in ("baseline", "incumbent"):
+        arm = facts[name]
+        if arm["val_bpb"] is not None:
+            spread = f" ± {arm['sem']:.4f}" if arm["sem"] is not None else ""
+            where = f"{arm['runs']} fresh seeds of {facts['budget']} (experiment {arm['experiment']})"
+            console.print(f"{name:12}val_bpb {arm['val_bpb']:.4f}{spread}, {where}", markup=False)
+        for reason in arm["failed"]:
+            console.print(f"{'':12}failed: {reason}", markup=False)
+    if facts["claimed_gain_bpb"] is not None:
+        console.print(f"{'claimed':12}{facts['claimed_gain_bpb']:.4f} bpb at the study's own scale", markup=False)
+    console.print(f"\n{facts['conclusion']}", markup=False)
 
 
 def _print(console: Console, facts: dict[str, Any]) -> None:

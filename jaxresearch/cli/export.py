@@ -22,6 +22,7 @@ _FORMATS = ["tsv", "json", "patch", "branch"]
 )  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="A file; standard output otherwise.")
 @click.option("--experiment", type=click.IntRange(0), help="Of patch and branch: another one than the best.")
+@click.option("--ablated", is_flag=True, help="Of patch and branch: the winner without what `ablate` dropped.")
 @click.option(
     "--repo", type=click.Path(path_type=Path, file_okay=False), help="Of branch: the git repository to make it in."
 )
@@ -32,19 +33,25 @@ def export(
     kind: str,
     out: Path | None,
     experiment: int | None,
+    ablated: bool,
     repo: Path | None,
     branch: str | None,
     output: Output,
 ) -> None:
     """Write a study's log or record, or take its winner home as a patch or a git branch."""
+    if ablated and (kind not in ("patch", "branch") or experiment is not None):
+        raise click.UsageError("--ablated goes with --format patch or branch, and without --experiment.")
     if kind not in ("patch", "branch") and experiment is not None:
         raise click.UsageError(f"--experiment has no meaning with --format {kind}.")
     if kind != "branch" and (repo is not None or branch is not None):
         raise click.UsageError("--repo and --branch go with --format branch.")
     if kind == "branch":
-        _branch(study, experiment, repo, branch, output)
+        _branch(study, experiment, ablated, repo, branch, output)
         return
-    text, facts = {"tsv": _tsv, "json": _json, "patch": _patch}[kind](study, experiment)
+    if kind == "patch":
+        text, facts = _patch(study, experiment, ablated)
+    else:
+        text, facts = (_tsv if kind == "tsv" else _json)(study)
     what = facts.pop("what")
     facts = {"study": str(study), "format": kind, **facts, "file": str(out) if out else None}
     if out is not None:
@@ -59,7 +66,7 @@ def export(
         output.note(f"{what} written to {out}")
 
 
-def _tsv(study: Path, _: int | None) -> tuple[str, dict[str, Any]]:
+def _tsv(study: Path) -> tuple[str, dict[str, Any]]:
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import tsv
 
@@ -72,39 +79,42 @@ def _tsv(study: Path, _: int | None) -> tuple[str, dict[str, Any]]:
     return text, {"rows": rows, "what": f"{rows} rows"}
 
 
-def _json(study: Path, _: int | None) -> tuple[str, dict[str, Any]]:
+def _json(study: Path) -> tuple[str, dict[str, Any]]:
     from jaxresearch.report.build import read_record
 
     record = read_record(study)
     return record.to_json(), {"schema": record.schema_name, "what": f"{len(record.experiments)} experiments"}
 
 
-def _patch(study: Path, experiment: int | None) -> tuple[str, dict[str, Any]]:
+def _patch(study: Path, experiment: int | None, ablated: bool) -> tuple[str, dict[str, Any]]:
     from jaxresearch.report import winner
 
-    record, number, base, best = _winner(study, experiment)
-    text = winner.patch(record, number, base, best)
-    return text, {"experiment": number, "what": f"experiment {number}"}
+    record, number, base, best, note, _ = _winner(study, experiment, ablated)
+    text = winner.patch(record, number, base, best, note)
+    what = f"the minimal winner of experiment {number}" if ablated else f"experiment {number}"
+    return text, {"experiment": number, "ablated": ablated, "what": what}
 
 
-def _branch(study: Path, experiment: int | None, repo: Path | None, name: str | None, output: Output) -> None:
+def _branch(
+    study: Path, experiment: int | None, ablated: bool, repo: Path | None, name: str | None, output: Output
+) -> None:
     from jaxresearch.report import winner
-    from jaxresearch.study.workspace import branch_of
 
-    record, number, base, best = _winner(study, experiment)
-    name = name or f"jaxresearch/{study.absolute().name}-{number}"
+    record, number, base, best, note, source = _winner(study, experiment, ablated)
+    name = name or f"jaxresearch/{study.absolute().name}-{number}{'-ablated' * ablated}"
     facts: dict[str, Any] = {"study": str(study), "format": "branch", "experiment": number, "branch": name}
+    which = "--ablated" if ablated else f"--experiment {number}"
     if repo is None:
         steps = [
             f"To make branch {name} in your repository:",
-            f"  jaxresearch export {study} --format branch --experiment {number} --repo PATH",
+            f"  jaxresearch export {study} --format branch {which} --repo PATH",
             "To have the commits as the study made them, in any repository:",
-            f"  git fetch {study.absolute() / 'workspace'} {branch_of(number)}",
+            f"  git fetch {study.absolute() / 'workspace'} {source}",
         ]
         facts |= {"commit": None, "repo": None, "instructions": steps}
         output.result(facts, lambda console: console.print("\n".join(steps), markup=False))
         return
-    commit = winner.branch(record, number, base, best, repo=repo, name=name)
+    commit = winner.branch(record, number, base, best, note, repo=repo, name=name)
     facts |= {"commit": commit, "repo": str(repo)}
     output.result(
         facts,
@@ -112,9 +122,13 @@ def _branch(study: Path, experiment: int | None, repo: Path | None, name: str | 
     )
 
 
-def _winner(study: Path, experiment: int | None):
-    """The record, the number, and the candidates of the baseline and of that experiment."""
+def _winner(study: Path, experiment: int | None, ablated: bool):
+    """The record, the number, the candidates of the baseline and of that experiment, what to say of an ablation, and the
+    branch of the workspace that holds it."""
     from jaxresearch.report.build import StudyReader
+    from jaxresearch.study.ablation import conclusion
+    from jaxresearch.study.trials import last_trial
+    from jaxresearch.study.workspace import branch_of
 
     reader = StudyReader(study)
     try:
@@ -128,8 +142,17 @@ def _winner(study: Path, experiment: int | None):
                 fix="Choose one with --experiment.",
             )
         commits = (record.experiments[record.baseline].commit, record.experiments[number].commit)
+        note, source = "", branch_of(number)
+        if ablated:
+            trial = last_trial(reader.history, "ablation")
+            if trial is None or trial.closed is None:
+                raise JaxresearchError(
+                    f"{study} has no finished ablation of its winner.", fix=f"Run it: jaxresearch ablate {study}"
+                )
+            commits, note = (commits[0], trial.closed.commit), conclusion(trial)
+            source = f"trial-{trial.event.trial}-minimal"
         base, best = (reader.workspace.candidate(commit) for commit in commits)
-        return record, number, base, best
+        return record, number, base, best, note, source
     finally:
         reader.close()
 

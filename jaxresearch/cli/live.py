@@ -31,6 +31,11 @@ from jaxresearch.study.events import (
     TestOpened,
     TestScored,
     Traced,
+    TrialClosed,
+    TrialJudged,
+    TrialOpened,
+    TrialRun,
+    TrialTraced,
 )
 from jaxresearch.study.history import History
 from jaxresearch.study.ledger import StoredEvent
@@ -178,7 +183,19 @@ class StudyDisplay(Display):
             case TestScored():
                 self.clear()
                 self._line(f"{event.number:4}  {outcome_text(event.outcome)}")
-            case StudyCreated() | Checked() | LLMCalled():
+            case TrialOpened():
+                self._line(
+                    f"{event.purpose} of experiment {event.experiment}, on {len(event.seeds)} fresh seeds", "bold"
+                )
+            case TrialTraced():
+                self.show(f"trace {event.arm}", f"traced: {event.arm}", None)
+            case TrialRun():
+                self.clear()
+                self._line(f"      {event.arm}: {outcome_text(event.outcome)}")
+            case TrialJudged():
+                verdict = "needed" if event.needed else "not needed"
+                self._line(f"change {event.number} is {verdict}: {one_line(event.reason, 300)}")
+            case StudyCreated() | Checked() | LLMCalled() | TrialClosed():
                 pass
             case _:
                 assert_never(event)

@@ -17,6 +17,9 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.noise import NoiseFloor
+from jaxresearch.study.beside import said_of_trials
+from jaxresearch.study.cuts import cuts
+from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.history import Costs, History
 from jaxresearch.study.study import Study
@@ -95,6 +98,7 @@ def print_study(console: Console, history: History, folder: Path) -> None:
         console.print(f"jaxresearch resume {folder}   to go on", markup=False)
     elif history.incumbent_number:
         console.print(f"jaxresearch confirm {folder}   whether the gain holds on the sealed test", markup=False)
+        console.print(f"jaxresearch ablate {folder}   which of its changes matter", markup=False)
     console.print(f"jaxresearch export {folder} --format tsv   the log", markup=False)
 
 
@@ -129,11 +133,19 @@ def _conclusion(history: History) -> list[str]:
     if pairs is not None:
         lines.append(f"           {_spread(pairs)} between pairs on one seed")
     lines.append(f"chance     at most {expected_false_keeps(history):.2g} false keeps expected so far")
+    saved = cuts(history)
+    if saved.runs:
+        were = "run was cut" if saved.runs == 1 else "runs were cut"
+        lines.append(f"saved      about {saved.train_seconds_saved:.0f} s of training: {saved.runs} hopeless {were}")
     if costs.wall_seconds > 0:
         share = costs.train_seconds / costs.wall_seconds
         lines.append(f"time       {costs.wall_seconds:.0f} s, {share:.0%} of it training")
     if costs.llm_tokens or costs.llm_possible_tokens:
         lines.append(f"LLM        {_llm_costs(costs)}")
+    unsteady = drift_warning(history)
+    if unsteady is not None:
+        lines.append(f"machine    {unsteady}")
+    lines += [f"beside     {one_line(said, 300)}" for said in said_of_trials(history)]
     lines += _incident_lines(history)
     lines.append(f"head       {history.head[:16]} after {history.seq} events; `verify --head` finds it again")
     if history.stopped is not None:

@@ -64,6 +64,8 @@ class RunRequest(BaseModel):
     split: "test" scores the trained program on the sealed test split as well (`CompletedRun.test_bpb`). Nothing but
     `confirm` and a tournament's last step may ask for it; it is a part of the identity.
     thorough: audit a claimed gain at the highest power; asked for in quarantine.
+    probe_at: shares of the budget after which the state is scored on the first validation batch. cut_above: (one of
+    these shares, bits per byte): a run that scores above it there is cut, and judged `discard`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,6 +81,8 @@ class RunRequest(BaseModel):
     sandbox: str = ""
     keep_state: bool = False
     split: RunSplit = "validation"
+    probe_at: tuple[float, ...] = ()
+    cut_above: tuple[tuple[float, float], ...] = ()
     thorough: bool = False
 
 

@@ -23,9 +23,10 @@ from jaxresearch.execution.utilisation import model_flops_utilisation
 from jaxresearch.execution.worker import WorkerSettings
 from jaxresearch.experiment import Audit, CompletedRun, FailedRun, Verdict
 from jaxresearch.scoring.audits import AuditSubject, gain_audits, routine_audits
-from jaxresearch.scoring.scorer import CompiledScorer, NotFiniteError, Score, score
+from jaxresearch.scoring.scorer import CompiledScorer, NotFiniteError, Score, bits_per_byte, score
 from jaxresearch.text import one_line
 from jaxresearch.training.checkpoints import Checkpoints
+from jaxresearch.training.probing import Probing
 from jaxresearch.training.seal import Owner, checkpoint_folder
 from jaxresearch.training.trainer import CompiledProgram, Trained, TrainingFailedError, train
 
@@ -117,6 +118,7 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
             Verdict.CRASH, f"out of memory: XLA plans {needed / 1e9:.1f} GB, and there are {there / 1e9:.1f} GB"
         )
     host.progress(RunProgress("train"), force=True)
+    probing = _probing(host, request, scorer)
     try:
         trained = train(
             compiled,
@@ -127,16 +129,19 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
             wall_cap_seconds=request.wall_cap_seconds,
             on_progress=host.progress,
             checkpoints=checkpoints,
+            probing=probing,
         )
     except TrainingFailedError as error:
-        verdict = Verdict.TIMEOUT if error.timeout else Verdict.CRASH
-        return failed(verdict, error.reason, step=error.step, train_seconds=error.seconds, curve=error.curve)
+        verdict = Verdict.TIMEOUT if error.timeout else Verdict.DISCARD if error.hopeless else Verdict.CRASH
+        spent = {"train_seconds": error.seconds, "flops": error.flops}
+        return failed(verdict, error.reason, step=error.step, curve=error.curve, probes=tuple(probing.points), **spent)
     except JaxresearchError:
         raise
     except Exception as error:
         return broke(error, "training")
     host.progress(RunProgress("score", 1.0, trained.loss, trained.steps), force=True)
-    facts = {"train_seconds": trained.train_seconds, "curve": trained.curve, "step": trained.steps}
+    facts = {"train_seconds": trained.train_seconds, "flops": trained.flops, "curve": trained.curve}
+    facts["step"] = trained.steps
     sealed = host.sealed_rows() if request.split == "test" else None
     try:
         scored = score(scorer, trained.leaves, host.rows, host.corpus.byte_lengths)
@@ -154,6 +159,9 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
     if broken is not None:
         reason = f"{broken.name}: {broken.detail} (by up to {broken.max_deviation:.3g} nats)"
         return failed(Verdict.INVALID, reason, audits=audits, **facts)
+    if request.probe_at:
+        first = bits_per_byte(scored.nats[:1], host.rows[:1, :, 1:], host.corpus.byte_lengths)
+        probing.points.append((1.0, first))
     if host.peers.leads:
         _save(host.settings.runs / request.identity, scored.nats)
     facts = host.facts()
@@ -195,7 +203,20 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
         audits=audits,
         test_bpb=tested.val_bpb if tested is not None else None,
         curve=trained.curve,
+        probes=tuple(probing.points),
     )
+
+
+def _probing(host: RunHost, request: RunRequest, scorer: CompiledScorer) -> Probing:
+    """Scores states on the first validation batch, which costs about a third of a training step of its size."""
+
+    def of_first_batch(leaves: list) -> float | None:
+        try:
+            return score(scorer, leaves, host.rows[:1], host.corpus.byte_lengths).val_bpb
+        except NotFiniteError:
+            return None  # the whole evaluation at the end has the word on that
+
+    return Probing(of_first_batch, request.probe_at, dict(request.cut_above))
 
 
 def _batches(corpus: Corpus, seed: int) -> Callable[[int], Prefetched]:

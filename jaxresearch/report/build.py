@@ -27,6 +27,9 @@ from jaxresearch.report.record import (
     StudyRecord,
 )
 from jaxresearch.report.timeline import PHASES, Timeline
+from jaxresearch.study.beside import said_of_trials
+from jaxresearch.study.cuts import cuts
+from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.history import Entry, History, fold
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.ledger import Ledger
@@ -136,7 +139,7 @@ def study_record(
     """The record of `history`, with `entries` of it as experiments."""
     created, config, costs, noise = history.created, history.config, history.costs, history.noise
     gain = _paired(history.incumbent.experiment, history.baseline.experiment)
-    stopped = history.stopped
+    stopped, saved = history.stopped, cuts(history)
     return StudyRecord(
         study=study,
         strategy=config.strategy.name,
@@ -164,6 +167,10 @@ def study_record(
         wall_seconds=costs.wall_seconds,
         accelerator_seconds=costs.accelerator_seconds,
         train_seconds=costs.train_seconds,
+        cut_runs=saved.runs,
+        train_seconds_saved=saved.train_seconds_saved,
+        machine_warning=drift_warning(history),
+        trials=tuple(said_of_trials(history)),
         llm_calls=costs.llm_calls,
         llm_tokens=costs.llm_tokens,
         llm_cost_usd=costs.llm_cost_usd,

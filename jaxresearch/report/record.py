@@ -251,6 +251,10 @@ class StudyRecord(_Record):
     wall_seconds: float
     accelerator_seconds: float
     train_seconds: float
+    cut_runs: int = Field(default=0, description="first runs that were ended early because they were hopelessly behind")
+    train_seconds_saved: float = Field(default=0.0, description="by cutting them; an estimate")
+    machine_warning: str | None = Field(default=None, description="when equal programs did not run equally fast")
+    trials: tuple[Clean, ...] = Field(default=(), description="each ablation and transfer in a sentence")
     llm_calls: int
     llm_tokens: int
     llm_cost_usd: float

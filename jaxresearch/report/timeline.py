@@ -16,13 +16,20 @@ from jaxresearch.study.events import (
     RunStarted,
     SessionStarted,
     StudyCreated,
+    TestOpened,
+    TestScored,
     Traced,
+    TrialOpened,
 )
 from jaxresearch.study.history import tokens_of
 from jaxresearch.study.ledger import StoredEvent
+from jaxresearch.study.trial import TrialEvent
 
 PHASES = ("proposing", "tracing", "compiling", "training", "scoring", "auditing", "other")
 """In the order of an experiment's life. `proposing` is the strategy and its model, `other` all that has no name."""
+
+_BETWEEN = SessionStarted | StudyCreated | TestOpened | TestScored | TrialOpened | TrialEvent
+"""The time before these is not the study's, as in `History`."""
 
 
 @dataclass
@@ -58,7 +65,7 @@ class Timeline:
 
     def apply(self, stored: StoredEvent) -> None:
         event = stored.event
-        elapsed = 0.0 if isinstance(event, SessionStarted | StudyCreated) else max(0.0, stored.time - self._time)
+        elapsed = 0.0 if isinstance(event, _BETWEEN) else max(0.0, stored.time - self._time)
         self._time = stored.time
         match event:
             case StudyCreated():

@@ -21,8 +21,10 @@ _NAME, _EMAIL = "jaxresearch", "jaxresearch@localhost"
 _SAFE = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "core.autocrlf=false")
 
 
-def evidence(record: StudyRecord, number: int) -> str:
+def evidence(record: StudyRecord, number: int, note: str = "") -> str:
     """The commit message of experiment `number`: what it is, what it is worth, and how to see for oneself.
+
+    note: of an ablation that took something out of it.
 
     Words of candidates stand on indented lines of ours, so that none can pass for a header, a rule or a diff of a mail.
     """
@@ -33,13 +35,15 @@ def evidence(record: StudyRecord, number: int) -> str:
         lines += ["Kept on the way, each against the best before it:"]
         lines += [f"  #{each.number}  {_effect(each)}  {one_line(each.title, 90)}" for each in steps]
         lines.append("")
+    if note:
+        lines += ["Ablated: this is not the whole experiment. On fresh seeds:", f"  {one_line(note, 300)}", ""]
     lines += [f"  reason: {one_line(best.reason, 300)}", f"  study: {one_line(record.study)}, experiment {number}"]
     lines += [f"  commit: {best.commit}", f"  program: {one_line(best.program)}", f"  ledger: {record.integrity.head}"]
     lines += [f"  again: {one_line(best.command, 400)}"]
     return "\n".join(lines) + "\n"
 
 
-def patch(record: StudyRecord, number: int, base: Candidate, winner: Candidate) -> str:
+def patch(record: StudyRecord, number: int, base: Candidate, winner: Candidate, note: str = "") -> str:
     """From the baseline to the winner, for `git am` or `git apply`."""
     with tempfile.TemporaryDirectory(prefix="jaxresearch-") as name:
         folder = Path(name)
@@ -47,13 +51,15 @@ def patch(record: StudyRecord, number: int, base: Candidate, winner: Candidate) 
         _write(folder, base.files)
         _commit(folder, "the baseline", record.created_at)
         _write(folder, changes(base, winner))
-        _commit(folder, evidence(record, number), record.experiments[number].proposed_at)
+        _commit(folder, evidence(record, number, note), record.experiments[number].proposed_at)
         return _git(folder, "format-patch", "--stdout", "--no-signature", "--no-renames", "-1").decode(
             "utf-8", "replace"
         )
 
 
-def branch(record: StudyRecord, number: int, base: Candidate, winner: Candidate, *, repo: Path, name: str) -> str:
+def branch(
+    record: StudyRecord, number: int, base: Candidate, winner: Candidate, note: str = "", *, repo: Path, name: str
+) -> str:
     """Make branch `name` in the repository `repo`: its HEAD with the winner's changes. Returns the commit.
 
     Nothing is checked out. Raises `JaxresearchError` when the repository's subject is not the study's baseline, or the
@@ -74,7 +80,7 @@ def branch(record: StudyRecord, number: int, base: Candidate, winner: Candidate,
             blob = _git(repo, "hash-object", "-w", "--no-filters", "--stdin", stdin=text.encode()).decode().strip()
             _git(repo, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", extra=index)
         tree = _git(repo, "write-tree", extra=index).decode().strip()
-    message = evidence(record, number).encode()
+    message = evidence(record, number, note).encode()
     commit = (
         _git(repo, "commit-tree", tree, "-p", "HEAD", "-F", "-", stdin=message, extra=_author(None)).decode().strip()
     )

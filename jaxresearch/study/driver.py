@@ -232,7 +232,7 @@ class Driver:
     async def _run(self, entry: Entry, seed: int) -> None:
         keep_state = self._shelf is not None and self._shelf.wants(entry.experiment)
         reference = self._reference(entry, seed)
-        request = request_of(self._history, entry, seed, reference=reference, keep_state=keep_state)
+        request = request_of(self._history, entry, seed, reference=reference, keep_state=keep_state, search=True)
         known = self._history.known_run(request.identity)
         if known is not None:
             number, outcome = known

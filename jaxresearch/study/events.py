@@ -224,6 +224,62 @@ class TestScored(_Event):
     outcome: RunOutcome
 
 
+class TrialOpened(_Event):
+    """Runs beside the search began: an `ablation` of the incumbent, or a `transfer` of it to another scale.
+
+    experiment: the incumbent then. changes: the experiments between the baseline and it whose changes an ablation takes
+    out in turn. seeds: of every arm, fresh ones. budget: of one run. scale: of a transfer, as it was asked for.
+    """
+
+    kind: Literal["trial_opened"] = "trial_opened"
+    trial: int
+    purpose: Literal["ablation", "transfer"]
+    experiment: int
+    seeds: tuple[int, ...]
+    budget: str
+    changes: tuple[int, ...] = ()
+    scale: dict[str, str] = {}
+
+
+class TrialTraced(_Event):
+    """An arm's candidate was traced. commit: of its sources and config, in the workspace."""
+
+    kind: Literal["trial_traced"] = "trial_traced"
+    arm: str
+    commit: str
+    outcome: TraceOutcome
+
+
+class TrialRun(_Event):
+    """A run of an arm."""
+
+    kind: Literal["trial_run"] = "trial_run"
+    arm: str
+    outcome: RunOutcome
+
+
+class TrialJudged(_Event):
+    """Whether the winner needs the change of experiment `number`. Figures: of leaving it out, above zero is worse."""
+
+    kind: Literal["trial_judged"] = "trial_judged"
+    number: int
+    arm: str
+    needed: bool
+    reason: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+
+
+class TrialClosed(_Event):
+    """The trial is done. dropped: changes that an ablation found not to matter; commit: the winner without them."""
+
+    kind: Literal["trial_closed"] = "trial_closed"
+    dropped: tuple[int, ...] = ()
+    commit: str = ""
+
+
 class Stopped(_Event):
     """A session ended in good order. `finished` says that the study had reached its end, and not just this session.
 
@@ -253,6 +309,11 @@ Event = Annotated[
     | Decided
     | TestOpened
     | TestScored
+    | TrialOpened
+    | TrialTraced
+    | TrialRun
+    | TrialJudged
+    | TrialClosed
     | Stopped,
     Field(discriminator="kind"),
 ]

@@ -6,14 +6,19 @@ from collections.abc import Hashable, Iterable, Mapping
 
 from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.statistics.noise import NoiseFloor, pair_noise
+from jaxresearch.study.events import TraceOutcome
 from jaxresearch.study.history import Entry, History
+from jaxresearch.study.trial import Trial
 
 Kind = Hashable
 
 
 def kind_of(entry: Entry) -> Kind:
     """Experiments of one kind share init and batches on a seed: equal parameter count, equal phases."""
-    trace = entry.trace
+    return _kind_of_trace(entry.trace)
+
+
+def _kind_of_trace(trace: TraceOutcome | None) -> Kind:
     return (trace.parameters, trace.phases) if isinstance(trace, TracedCandidate) else None
 
 
@@ -39,6 +44,18 @@ def contest_noise(history: History, contender: Entry, incumbent: Entry) -> Noise
 def study_pair_noise(history: History) -> NoiseFloor | None:
     """Standard deviation of a paired difference between experiments of one kind, for people to see."""
     return pair_noise(_blocked(entry) for entry in history.entries if entry.believed)
+
+
+def trial_noise(history: History, trial: Trial, winner: str, arm: str) -> NoiseFloor | None:
+    """Standard deviation of a paired difference between two arms of `trial`.
+
+    Of one kind: pooled with all pairs of the study and the trial of that sort. Of two kinds: from these two arms alone.
+    """
+    kinds = {name: _kind_of_trace(trace) for name, trace in trial.traces.items()}
+    if kinds[winner] != kinds[arm]:
+        return pair_noise([trial.scores(winner), trial.scores(arm)])
+    rows = [{(kinds[name], seed): score for seed, score in trial.scores(name).items()} for name in kinds]
+    return pair_noise([*rows, *(_blocked(entry) for entry in history.entries)])
 
 
 def tested(entries: Iterable[Entry]) -> int:

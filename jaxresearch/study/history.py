@@ -30,11 +30,17 @@ from jaxresearch.study.events import (
     TestScored,
     Traced,
     TraceOutcome,
+    TrialClosed,
+    TrialJudged,
+    TrialOpened,
+    TrialRun,
+    TrialTraced,
 )
 from jaxresearch.study.identity import ANY_SEED, identity_of
 from jaxresearch.study.incidents import Incident, incidents_of
 from jaxresearch.study.ledger import StoredEvent
 from jaxresearch.study.size import CodeSize
+from jaxresearch.study.trial import Trial, TrialEvent
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,9 @@ class Entry:
 @dataclass(frozen=True)
 class Costs:
     """What a study has used. Accelerator seconds are compiling, training and scoring, infrastructure failures included;
-    shared runs cost nothing. `flops` are those of completed trainings. Wall seconds are those of its sessions.
-    `llm_cost_usd` leaves unpriced models out; their tokens are `llm_unpriced_tokens`. `llm_possible_...`: the most that
-    requests may have cost which were sent and never answered; only the caps count them."""
+    shared runs cost nothing. `flops` are those of trainings, cut and failed ones included. Wall seconds are those of
+    its sessions. `llm_cost_usd` leaves unpriced models out; their tokens are `llm_unpriced_tokens`. `llm_possible_...`:
+    the most that requests may have cost which were sent and never answered; only the caps count them."""
 
     accelerator_seconds: float = 0.0
     train_seconds: float = 0.0
@@ -131,7 +137,7 @@ class History:
     by candidate fingerprint. failed_proposals: in all, the last for `last_failure`.
     proposal_streak, infrastructure_streak: failed proposals and lost experiments in a row, this session.
     stopped: how the last session ended, None while one is going (or was killed).
-    openings: of the sealed test, by `confirm`. Their runs and their time are not the study's.
+    openings: of the sealed test, by `confirm`. trials: ablations and transfers. Their runs and time are not the study's.
     approvals: a person's answers, by fingerprint of the sources. round_began, anchor: seq and hash of the event that
     opened the last round. incidents: all of them; those from `incidents_mark` on count towards the limit.
     caps: on model calls, where a session set others than the settings (`max_cost`, `max_tokens`).
@@ -163,6 +169,7 @@ class History:
     incidents: tuple[Incident, ...] = ()
     incidents_mark: int = 0
     caps: SessionStarted | None = None
+    trials: tuple[Trial, ...] = ()
 
     @property
     def config(self) -> StudyConfig:
@@ -247,7 +254,7 @@ class History:
 
     def apply(self, stored: StoredEvent) -> History:
         """The history one event later. Raises `JaxresearchError` when the event cannot follow."""
-        between = isinstance(stored.event, SessionStarted | TestOpened | TestScored)
+        between = isinstance(stored.event, SessionStarted | TestOpened | TestScored | TrialOpened | TrialEvent)
         elapsed = 0.0 if between else max(0.0, stored.time - self.time)
         costs = replace(self.costs, wall_seconds=self.costs.wall_seconds + elapsed)
         try:
@@ -292,6 +299,11 @@ class History:
                 *before, last = self.openings
                 outcomes = (*last.outcomes, (event.number, event.outcome))
                 return replace(self, openings=(*before, replace(last, outcomes=outcomes)))
+            case TrialOpened():
+                return replace(self, trials=(*self.trials, Trial(event)))
+            case TrialTraced() | TrialRun() | TrialJudged() | TrialClosed():
+                *done, open_trial = self.trials
+                return replace(self, trials=(*done, open_trial.apply(event)))
             case Stopped():
                 mark = len(self.incidents) if event.incidents else self.incidents_mark
                 return replace(self, stopped=event, incidents_mark=mark)
@@ -432,5 +444,5 @@ def _costs_with(costs: Costs, outcome: RunOutcome) -> Costs:
         costs,
         accelerator_seconds=costs.accelerator_seconds + used,
         train_seconds=costs.train_seconds + outcome.train_seconds,
-        flops=costs.flops + (outcome.flops if isinstance(outcome, CompletedRun) else 0.0),
+        flops=costs.flops + outcome.flops,
     )

@@ -39,6 +39,11 @@ from jaxresearch.study.events import (
     TestScored,
     Traced,
     TraceOutcome,
+    TrialClosed,
+    TrialJudged,
+    TrialOpened,
+    TrialRun,
+    TrialTraced,
 )
 from jaxresearch.study.history import History, fold
 from jaxresearch.study.identity import candidate_fingerprint, identity_of, round_seed, text_fingerprint
@@ -103,6 +108,8 @@ class _Replayer:
         match event:
             case StudyCreated() | SessionStarted() | TestOpened() | TestScored() | Approval():
                 pass  # the sealed test decides nothing, and a person's answer is given
+            case TrialOpened() | TrialTraced() | TrialRun() | TrialJudged() | TrialClosed():
+                pass  # nor does what was run beside the search
             case ProposalRequested():
                 self._requested(stored, event)
             case LLMCalled():

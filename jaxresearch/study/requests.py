@@ -8,6 +8,7 @@ from collections.abc import Callable
 from jaxresearch.budget import Budget
 from jaxresearch.execution.base import Executor, ExecutorLostError, RunProgress, RunRequest, RunSplit, TracedCandidate
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
+from jaxresearch.statistics.early import CHECKPOINTS, limits
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import identity_of
 
@@ -23,8 +24,9 @@ def request_of(
     reference: str | None = None,
     split: RunSplit = "validation",
     keep_state: bool = False,
+    search: bool = False,
 ) -> RunRequest:
-    """The run of `entry` with `seed`, as this study does its runs."""
+    """The run of `entry` with `seed`, as this study does its runs. search: it is one of the experiment's own."""
     trace = entry.trace
     assert isinstance(trace, TracedCandidate), "only traced candidates run"
     return RunRequest(
@@ -40,7 +42,26 @@ def request_of(
         keep_state=keep_state,
         split=split,
         thorough=entry.quarantine is not None and split == "validation",
+        probe_at=CHECKPOINTS if search and _may_cut(history) else (),
+        cut_above=cut_limits(history, entry, seed) if search else (),
     )
+
+
+def cut_limits(history: History, entry: Entry, seed: int) -> tuple[tuple[float, float], ...]:
+    """Where the run of `entry` with `seed` is cut: only a contender's first run, against the incumbent's on that seed.
+
+    A function of what the ledger holds, so that a study that is resumed cuts as one that was never stopped.
+    """
+    if not _may_cut(history) or entry.number == history.incumbent_number or entry.experiment.scores:
+        return ()
+    runs = [run for run in history.incumbent.experiment.runs if isinstance(run, CompletedRun) and run.probes]
+    reference = next((run.probes for run in runs if run.seed == seed), ())
+    return limits(reference, [run.probes for run in runs])
+
+
+def _may_cut(history: History) -> bool:
+    acceptance = history.config.acceptance
+    return acceptance.early_stopping and acceptance.rule != "fixed"
 
 
 async def attempt(executor: Executor, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:

@@ -121,6 +121,42 @@ async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_prep
         await executor.close()
 
 
+async def ablate_study(
+    study: Study, reporter: Reporter, *, count: int, again: bool, on_preparation: OnPreparation
+) -> None:
+    """`ablate` on this machine. Signals as for `drive`; then it raises `Interrupted`."""
+    from jaxresearch.study.ablation import ablate
+
+    executor, stop = await _executor(study, on_preparation), Stop()
+    try:
+        with stop_on_signals(stop):
+            await study.beside(
+                lambda journal, workspace: ablate(journal, workspace, executor, stop, count=count, again=again),
+                reporter,
+            )
+    finally:
+        await executor.close()
+
+
+async def transfer_study(
+    study: Study, reporter: Reporter, *, scale: dict[str, str], count: int, again: bool, on_preparation: OnPreparation
+) -> None:
+    """`transfer` on this machine, as `ablate_study`."""
+    from jaxresearch.study.transfer import transfer
+
+    executor, stop = await _executor(study, on_preparation), Stop()
+    try:
+        with stop_on_signals(stop):
+            await study.beside(
+                lambda journal, workspace: transfer(
+                    journal, workspace, executor, stop, scale=scale, count=count, again=again
+                ),
+                reporter,
+            )
+    finally:
+        await executor.close()
+
+
 async def _executor(study: Study, on_preparation: OnPreparation, require_sandbox: str | None = None) -> LocalExecutor:
     """Runs of `study` on this machine; refuses another corpus than the study's. The caller closes it."""
     executor, corpus = await open_executor(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 
@@ -228,6 +228,14 @@ class Study:
             self._journal = Journal(self._journal.ledger, reporter or NullReporter())
             chosen = tuple(seeds) if seeds is not None else fresh_seeds(self.history, count)
             await confirm(self._journal, executor, chosen, stop or Stop())
+
+    async def beside(
+        self, work: Callable[[Journal, Workspace], Coroutine[Any, Any, None]], reporter: Reporter | None = None
+    ) -> None:
+        """Do `work` on the study as its one driver: an ablation, a transfer. Raises as `work` does, and `StudyLocked`."""
+        with sole_driver(self.layout.lock, now=self._clock()):
+            self._journal = Journal(self._journal.ledger, reporter or NullReporter())
+            await work(self._journal, self.workspace)
 
     def close(self) -> None:
         self._journal.ledger.close()

@@ -8,6 +8,9 @@ from typing import Any
 
 from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.statistics.rules import make_rule
+from jaxresearch.study.beside import said_of_trials
+from jaxresearch.study.cuts import cut_run, cuts
+from jaxresearch.study.drift import drift, drift_warning
 from jaxresearch.study.evidence import study_pair_noise, tested
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.incidents import incidents_object
@@ -33,7 +36,7 @@ def status_object(history: History, study: str) -> dict[str, Any]:
     Figures that do not exist yet are None. `utilisation` is the share of the sessions' wall seconds that trained.
     """
     noise, costs, config, incumbent = history.noise, history.costs, history.config, history.incumbent
-    pairs = study_pair_noise(history)
+    pairs, steady = study_pair_noise(history), drift(history)
     p_value = incumbent.decision.p_value if incumbent.decision is not None else None
     return {
         "study": study,
@@ -55,6 +58,9 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "noise": asdict(noise) if noise is not None else None,
         "pair_noise": asdict(pairs) if pairs is not None else None,
         "expected_false_keeps": expected_false_keeps(history),
+        "early_stopping": asdict(cuts(history)),
+        "trials": said_of_trials(history),
+        "machine": {**(asdict(steady) if steady is not None else {}), "warning": drift_warning(history)},
         "llm_calls": costs.llm_calls,
         "llm_unpriced_tokens": costs.llm_unpriced_tokens,
         "llm_possible_cost_usd": costs.llm_possible_cost_usd,
@@ -101,7 +107,7 @@ def tsv_rows(history: History) -> Iterator[tuple[str, ...]]:
     """One row of `TSV_COLUMNS` for each experiment with a verdict.
 
     Our verdicts become autoresearch's three. A duplicate shows the figures of what it repeats, so that a `discard`
-    never has the score of a crash, 0, in a search where lower is better.
+    never has the score of a crash, 0, in a search where lower is better; a run that was cut shows what it scored then.
     """
     for entry in history.entries:
         if entry.verdict is not None:
@@ -110,8 +116,10 @@ def tsv_rows(history: History) -> Iterator[tuple[str, ...]]:
 
 def _row(entry: Entry, measured: Entry) -> tuple[str, ...]:
     status, experiment = _tsv_status(entry, measured), measured.experiment
-    crashed = status == "crash" or experiment.val_bpb is None
-    val_bpb = 0.0 if crashed else experiment.val_bpb
+    cut = cut_run(experiment)
+    score = cut.probes[-1][1] if cut is not None else experiment.val_bpb
+    crashed = status == "crash" or score is None
+    val_bpb = 0.0 if crashed else score
     memory_gb = 0.0 if crashed else _peak_memory_bytes(experiment) / 2**30
     description = one_line(entry.experiment.title) or "no description"
     return (entry.experiment.commit[:7], f"{val_bpb:.6f}", f"{memory_gb:.1f}", status, description)

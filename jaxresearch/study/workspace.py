@@ -66,7 +66,10 @@ class Workspace:
         parent: the parent's commit, None for the baseline. message: control characters are stripped from it.
         when: seconds since the epoch. Raises `EditError` when the candidate's paths make no tree.
         """
-        branch = branch_of(number)
+        return self.commit_to(branch_of(number), candidate, parent, message, when=when)
+
+    def commit_to(self, branch: str, candidate: Candidate, parent: str | None, message: str, *, when: float) -> str:
+        """`commit` on a branch of any name."""
         self._git("fast-import", "--quiet", "--force", stdin=_import_stream(branch, candidate, parent, message, when))
         return self.resolve(branch)
 

@@ -15,8 +15,12 @@ from jaxresearch.study.confirm import is_confirmed
 from jaxresearch.study.events import Decided
 from jaxresearch.study.history import History, fold
 from jaxresearch.study.study import Study
+from jaxresearch.tournament.accounts import Account, account, band, calibration, repair_rate
 from jaxresearch.tournament.plan import Arm, budget_text, control_of
 from jaxresearch.tournament.tournament import Tournament
+
+_ALONG = ("experiments", "accelerator_seconds", "flops", "llm_cost_usd")
+"""What the best-so-far curve is drawn over."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class ArmRepeat:
     flops: float
     llm_cost_usd: float
     llm_tokens: int
+    account: Account
 
 
 def results(tournament: Tournament) -> dict[str, Any]:
@@ -150,6 +155,7 @@ def _arm_repeat(tournament: Tournament, arm: Arm, repeat: int, study: Study) -> 
         flops=history.costs.flops,
         llm_cost_usd=history.costs.llm_cost_usd,
         llm_tokens=history.costs.llm_tokens,
+        account=account(history, study.events()),
     )
 
 
@@ -212,9 +218,16 @@ def _strategy(arm: Arm, runs: list[ArmRepeat]) -> dict[str, Any]:
         "experiments": over([float(each.experiments) for each in runs]),
         "rates": {verdict: count / tried for verdict, count in counts.items()} if tried else {},
         "failed_proposal_rate": 1 - tried / asked if asked else 0.0,
+        "repair_rate": repair_rate([each.account for each in runs]),
+        "calibration": calibration([each.account for each in runs]),
+        "accelerator_seconds_per_experiment": sum(each.accelerator_seconds for each in runs) / tried if tried else None,
+        "accelerator_seconds_per_keep": sum(each.accelerator_seconds for each in runs) / counts["keep"]
+        if counts["keep"]
+        else None,
         "llm_cost_usd": sum(each.llm_cost_usd for each in runs),
         "llm_tokens": sum(each.llm_tokens for each in runs),
         "accelerator_seconds": sum(each.accelerator_seconds for each in runs),
         "flops": sum(each.flops for each in runs),
+        "best_so_far": {over: band([each.curve for each in runs], over) for over in _ALONG},
         "curves": [[asdict(point) for point in each.curve] for each in runs],
     }

@@ -20,9 +20,9 @@ _PASSING = (Verdict.INFRASTRUCTURE, Verdict.TIMEOUT)
 class SharedRuns:
     """Outcomes lie in `folder`, one file a run, so that they survive the process.
 
-    A run is shared where identity and reference are equal: against another incumbent the same score must pass another
-    audit. What the infrastructure or the clock failed is done again. Outcomes keep their seconds, so that a ledger that
-    records one is charged as if it had trained itself.
+    A run is shared where identity, reference and limits are equal: against another incumbent the same score must pass
+    another audit, and may be cut elsewhere. What the infrastructure or the clock failed is done again. Outcomes keep
+    their seconds, so that a ledger that records one is charged as if it had trained itself.
     """
 
     def __init__(self, executor: Executor, folder: Path) -> None:
@@ -53,5 +53,6 @@ class SharedRuns:
         await self._executor.close()
 
     def _path(self, request: RunRequest) -> Path:
-        key = hashlib.sha256(f"{request.identity} {request.reference}".encode()).hexdigest()
+        limits = f" {request.cut_above}" if request.cut_above else ""
+        key = hashlib.sha256(f"{request.identity} {request.reference}{limits}".encode()).hexdigest()
         return self._folder / f"{key}.json"

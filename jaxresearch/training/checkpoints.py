@@ -42,6 +42,7 @@ class TrainingState:
     cursors: Mapping[int, int]
     loss: float
     curve: Sequence[tuple[float, float]]
+    probes: tuple[tuple[float, float], ...] = ()
 
 
 class Checkpoints:
@@ -132,6 +133,7 @@ class Checkpoints:
                 cursors=dict(state.cursors),
                 loss=state.loss,
                 points=len(state.curve),
+                probes=state.probes,
             ),
         }
         try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from jaxresearch.budget import Budget
@@ -32,10 +33,13 @@ class Meter:
         """Start the clock, with `spent_seconds` on it where a training is taken up again."""
         self._started = self.clock() - spent_seconds
 
-    def leave_out(self, seconds: float) -> None:
-        """Take `seconds` of the laboratory's own work off the clock."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What the laboratory does meanwhile is not the run's time."""
+        began = self.clock()
+        yield
         if self._started is not None:
-            self._started += seconds
+            self._started += self.clock() - began
 
     @property
     def seconds(self) -> float:

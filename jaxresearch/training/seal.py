@@ -58,6 +58,7 @@ class Position(_Part):
 
     progress: share of the budget that is spent. seconds: of training, by our clock. cursors: rows drawn so far, by row
     length. loss: of the last step, nats per token. points: how many (progress, loss) pairs the curve has.
+    probes: what early scores gave, as (share of the budget, bits per byte).
     """
 
     progress: float
@@ -68,6 +69,7 @@ class Position(_Part):
     cursors: dict[int, int]
     loss: float
     points: int
+    probes: tuple[tuple[float, float], ...] = ()
 
 
 class Seal(_Part):

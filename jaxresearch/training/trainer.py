@@ -20,6 +20,7 @@ from jaxresearch.program.program import LoadedProgram
 from jaxresearch.training.checkpoints import Checkpoints, TrainingState
 from jaxresearch.training.hosts import IN_FLIGHT, BatchSource, draw, make_clock
 from jaxresearch.training.meter import BudgetTooSmallError, Meter
+from jaxresearch.training.probing import Probing
 
 MAX_LOSS = 100.0
 """Nats per token above which a run counts as diverged."""
@@ -56,11 +57,22 @@ class Trained:
 
 
 class TrainingFailedError(Exception):
-    """Training ended without a result that counts. `timeout` tells a cut run from a crashed one."""
+    """Training ended without a result that counts. `timeout`: it took too long. `hopeless`: a probe cut it."""
 
-    def __init__(self, reason: str, *, step: int, seconds: float, curve: Sequence[tuple[float, float]], timeout: bool):
+    def __init__(
+        self,
+        reason: str,
+        *,
+        step: int,
+        seconds: float,
+        curve: Sequence[tuple[float, float]],
+        timeout: bool,
+        hopeless: bool = False,
+        flops: float = 0.0,
+    ):
         super().__init__(reason)
         self.reason, self.step, self.seconds, self.timeout = reason, step, seconds, timeout
+        self.hopeless, self.flops = hopeless, flops
         self.curve = tuple(curve)
 
 
@@ -121,13 +133,14 @@ def train(
     on_progress: Callable[[RunProgress], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
     checkpoints: Checkpoints | None = None,
+    probing: Probing | None = None,
 ) -> Trained:
     """Train from the program's own `init(seed)`, or from the last of `checkpoints`, until the budget is spent.
 
     batches: row length (seq_len) -> the rows of that length. The clock starts after a warm-up on another state.
-    Writing a checkpoint is the laboratory's work: the budget's clock stands still meanwhile.
+    Writing a checkpoint, and scoring a state for `probing`, is the laboratory's work: the clock stands still meanwhile.
     Raises `TrainingFailedError` for a loss that is not finite or above `MAX_LOSS`, for a budget that not even one step
-    fits, and for a run that outlasts `wall_cap_seconds`.
+    fits, for a run that outlasts `wall_cap_seconds`, and for one that a probe finds hopeless.
     """
     manifest = compiled.program.manifest
     placement, values = compiled.placement, [np.float32(traced[name]) for name in manifest.traced]
@@ -135,8 +148,16 @@ def train(
     meter = Meter(budget, shared_clock)
     curve = _Curve()
 
-    def failed(reason: str, step: int, *, timeout: bool = False) -> TrainingFailedError:
-        return TrainingFailedError(reason, step=step, seconds=meter.seconds, curve=curve.points, timeout=timeout)
+    def failed(reason: str, step: int, *, timeout: bool = False, hopeless: bool = False) -> TrainingFailedError:
+        return TrainingFailedError(
+            reason,
+            step=step,
+            seconds=meter.seconds,
+            curve=curve.thinned(_CURVE_POINTS),
+            timeout=timeout,
+            hopeless=hopeless,
+            flops=meter.flops,
+        )
 
     phase = 0
     sources = [batches(length) for _, _, length in manifest.phases]
@@ -157,6 +178,8 @@ def train(
         curve.points = list(taken_up.curve)
         meter.steps, meter.tokens, meter.flops = taken_up.steps, taken_up.tokens, taken_up.flops
         spent_seconds = taken_up.seconds
+        if probing is not None:
+            probing.take_up(taken_up.probes)
     jax.block_until_ready(leaves)
 
     def checkpoint() -> float:
@@ -165,21 +188,22 @@ def train(
         while in_flight:
             last = _settle(in_flight.popleft(), curve, failed)
         jax.block_until_ready(leaves)
-        began = clock()
-        if checkpoints is not None:
-            state = TrainingState(
-                leaves,
-                meter.progress,
-                meter.steps,
-                meter.tokens,
-                meter.flops,
-                meter.seconds,
-                cursors,
-                last,
-                curve.points,
-            )
+        if checkpoints is None:
+            return last
+        state = TrainingState(
+            leaves=leaves,
+            progress=meter.progress,
+            steps=meter.steps,
+            tokens=meter.tokens,
+            flops=meter.flops,
+            seconds=meter.seconds,
+            cursors=cursors,
+            loss=last,
+            curve=curve.points,
+            probes=tuple(probing.points) if probing is not None else (),
+        )
+        with meter.paused():
             checkpoints.save(state)
-        meter.leave_out(clock() - began)
         return last
 
     shared_clock.agree()
@@ -195,6 +219,14 @@ def train(
         except BudgetTooSmallError as error:
             raise failed(str(error), meter.steps) from None
         progress = meter.progress
+        if probing is not None and probing.due(progress):
+            jax.block_until_ready(leaves)
+            shared_clock.agree()
+            with meter.paused():
+                hopeless = probing.probe(progress, leaves)
+                shared_clock.agree()
+            if hopeless is not None:
+                raise failed(hopeless, meter.steps, hopeless=True)
         tokens, cursors[length] = draw(placement, sources[phase], cursors[length], batch)
         leaves, reported = compiled.steps[phase](leaves, tokens, np.float32(progress), values)
         shared_clock.tick()

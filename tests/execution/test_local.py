@@ -210,3 +210,21 @@ def test_a_program_larger_than_the_memory_is_a_crash_with_sizes(laboratory):
     assert isinstance(outcome, FailedRun)
     assert outcome.verdict is Verdict.CRASH
     assert "out of memory: XLA plans" in outcome.reason
+
+
+def test_probes_change_no_bit_and_a_hopeless_run_is_cut(laboratory: Laboratory, baseline):
+    at = (0.3, 0.5)
+    plain, probed = laboratory.run(baseline, seed=7), laboratory.run(baseline, seed=7, probe_at=at)
+    assert isinstance(probed, CompletedRun)
+    assert probed.val_bpb.hex() == plain.val_bpb.hex()
+    assert [share for share, _ in probed.probes] == [0.3, 0.5, 1.0]
+    assert plain.probes == ()
+    let = laboratory.run(baseline, seed=7, probe_at=at, cut_above=((0.3, 100.0), (0.5, probed.probes[1][1])))
+    assert isinstance(let, CompletedRun)
+    cut = laboratory.run(baseline, seed=7, probe_at=at, cut_above=((0.3, 100.0), (0.5, probed.probes[1][1] - 1e-6)))
+    assert isinstance(cut, FailedRun)
+    assert (cut.verdict, cut.step, cut.probes) == (Verdict.DISCARD, 3, probed.probes[:2])
+    assert cut.reason.startswith("cut at 50% of its budget")
+    assert 0 < cut.flops < plain.flops
+    again = laboratory.run(baseline, seed=7)
+    assert again.val_bpb.hex() == plain.val_bpb.hex(), "the worker goes on as if nothing had been"

@@ -111,6 +111,13 @@ def test_the_object_is_as_documented(tmp_path: Path):
     }
     assert all(set(each) >= wanted for each in facts["strategies"])
     assert all(set(each["best_val_bpb"]) == {"mean", "low", "high"} for each in facts["strategies"])
+    for each in facts["strategies"]:
+        assert set(each["best_so_far"]) == {"experiments", "accelerator_seconds", "flops", "llm_cost_usd"}
+        for over, band in each["best_so_far"].items():
+            assert all(point["low"] <= point["mean"] <= point["high"] for point in band)
+            assert [point[over] for point in band] == sorted(point[over] for point in band)
+        assert band[-1]["mean"] <= band[0]["mean"]
+        assert each["accelerator_seconds_per_experiment"] == pytest.approx(each["accelerator_seconds"] / 6)
     assert all(set(each) == {"a", "b", "difference", "low", "high", "p_value"} for each in facts["pairwise"])
 
 

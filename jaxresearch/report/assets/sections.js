@@ -60,7 +60,10 @@ function spending(state) {
     h('div', null, h('h3', null, 'What it was spent on'),
       table(byVerdict, [['verdict', (each) => h('span', { class: 'chip', style: { color: colour(each.verdict) } }, icon(each.verdict), each.verdict)], ['experiments', (each) => whole(each.count), 'n'],
         ['accelerator', (each) => duration(each.seconds), 'n'], ['model', (each) => usd(each.cost), 'n']], 'Spending by verdict'),
-      facts([['accelerator', duration(study.accelerator_seconds)], ['model requests', `${whole(study.llm_calls)}, ${whole(study.llm_tokens)} tokens, ${usd(study.llm_cost_usd)}`],
+      facts([['accelerator', duration(study.accelerator_seconds)],
+        ['early stopping', study.cut_runs ? `${plural(study.cut_runs, 'run')} cut, about ${duration(study.train_seconds_saved)} of training saved` : 'no run cut'], ['model requests', `${whole(study.llm_calls)}, ${whole(study.llm_tokens)} tokens, ${usd(study.llm_cost_usd)}`],
+        ...(study.machine_warning ? [['machine', h('span', { class: 'bad' }, study.machine_warning)]] : []),
+        ...(study.trials || []).map((said) => ['beside the search', said]),
         ['failed proposals', study.failed_proposals ? `${study.failed_proposals}; the last: ${shorten(study.last_failure, 200)}` : '0'],
         ['per kept change', study.verdicts.keep ? `${duration(study.accelerator_seconds / study.verdicts.keep)} of accelerator, ${usd(study.llm_cost_usd / study.verdicts.keep)}` : '–']])))];
 }

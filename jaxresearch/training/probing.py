@@ -1,0 +1,49 @@
+"""Probing: the state of a training, scored at a few shares of its budget, and the training cut where it is hopeless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import jax
+
+Leaves = list[jax.Array]
+
+
+@dataclass
+class Probing:
+    """What a training is asked at its checkpoints.
+
+    score: a state's bits per byte, None where it has none. checkpoints: shares of the budget, ascending. limits: by
+    checkpoint, the bits per byte above which the training ends there. points: (checkpoint, bits per byte) so far.
+    """
+
+    score: Callable[[Leaves], float | None]
+    checkpoints: tuple[float, ...]
+    limits: Mapping[float, float]
+    points: list[tuple[float, float]] = field(default_factory=list)
+    _next: int = 0
+
+    def take_up(self, points: Sequence[tuple[float, float]]) -> None:
+        """Go on where a training was left that had given `points`."""
+        self.points = list(points)
+        self._next = sum(at <= self.points[-1][0] for at in self.checkpoints) if self.points else 0
+
+    def due(self, progress: float) -> bool:
+        return self._next < len(self.checkpoints) and progress >= self.checkpoints[self._next]
+
+    def probe(self, progress: float, leaves: Leaves) -> str | None:
+        """Score `leaves` for the checkpoint that is due; why the training is to be cut, or None.
+
+        Where one step passes several checkpoints, the last of them is meant: the others would show a later state.
+        """
+        while self.due(progress):
+            self._next += 1
+        at = self.checkpoints[self._next - 1]
+        value, limit = self.score(leaves), self.limits.get(at)
+        if value is None:
+            return None
+        self.points.append((at, value))
+        if limit is None or value <= limit:
+            return None
+        return f"cut at {progress:.0%} of its budget: {value:.4f} bpb there, where the limit is {limit:.4f}"
