@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
+hypothesis.settings.register_profile("busy", deadline=None)  # a machine may be slow; no test asserts a time
+hypothesis.settings.load_profile("busy")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxresearch.data import Corpus, prepare
