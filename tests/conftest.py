@@ -12,14 +12,15 @@ import hypothesis
 import pytest
 import yaml
 
-hypothesis.settings.register_profile("busy", deadline=None)  # a machine may be slow; no test asserts a time
-hypothesis.settings.load_profile("busy")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxresearch.data import Corpus, prepare
 from jaxresearch.sandbox import Sandbox, choose_sandbox
 from tests.data.texts import make_texts, write_jsonl
 from tests.laboratory import BASELINE, VOCAB_SIZE, Laboratory, tiny_config
+
+hypothesis.settings.register_profile("busy", deadline=None)  # a machine may be slow; no test asserts a time
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
