@@ -59,7 +59,7 @@ def test_a_wrong_hyperparameter_is_one_line(desk: Path, settings: Path, command:
     result = command(
         "train", "--config", settings, "--set", "subject.source=recurrence", "--set", "subject.hyperparameters.heads=2"
     )
-    assert result.status == 1
+    assert result.status == 2
     assert "heads: no such hyperparameter; there are vocab_size," in result.stderr.splitlines()[-1]
 
 
