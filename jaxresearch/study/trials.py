@@ -16,7 +16,6 @@ from jaxresearch.execution.base import (
 )
 from jaxresearch.experiment import FailedRun, Verdict
 from jaxresearch.proposal import Candidate
-from jaxresearch.study.confirm import fresh_seeds
 from jaxresearch.study.events import TraceOutcome, TrialTraced
 from jaxresearch.study.events import TrialRun as TrialRunEvent
 from jaxresearch.study.history import History
@@ -129,13 +128,6 @@ def last_trial(history: History, purpose: str, scale: dict[str, str] | None = No
         if (event.purpose, event.scale, event.experiment) == (purpose, scale or {}, history.incumbent_number):
             return trial
     return None
-
-
-def trial_seeds(history: History, count: int) -> tuple[int, ...]:
-    """`count` seeds that no run of the study used, its confirmations and trials included."""
-    used = [seed for trial in history.trials for seed in trial.event.seeds]
-    first = max([fresh_seeds(history, 1)[0], *(seed + 1 for seed in used)])
-    return tuple(range(first, first + count))
 
 
 def changes_of(history: History, number: int) -> tuple[int, ...]:
