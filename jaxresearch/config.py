@@ -204,6 +204,11 @@ class ExecutionConfig(_Part):
         default=10, ge=0, description="disk for a study's checkpoints; those of kept experiments always stay"
     )
 
+    @property
+    def saving_seconds(self) -> float:
+        """Of the seconds of grace, to write a checkpoint of a run that is given up."""
+        return 0.3 * self.grace_seconds
+
 
 class StudyConfig(_Part):
     """One search: what is searched, with what, under which budget, and when it stops."""
@@ -285,6 +290,12 @@ class TournamentConfig(StudyConfig):
     """
 
     tournament: TournamentPart = TournamentPart()
+
+    @model_validator(mode="after")
+    def _nobody_is_told(self) -> Self:
+        if self.hooks.url is not None or self.hooks.command is not None:
+            raise ValueError("hooks are a study's: a tournament has none")
+        return self
 
     @property
     def study(self) -> StudyConfig:

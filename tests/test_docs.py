@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -54,7 +55,11 @@ def test_commands_and_options_in_the_docs_exist(page: Path):
     for line in re.findall(r"^ *\$? *(?:\.venv/bin/)?jaxresearch +([a-z].*)$", page.read_text(), flags=re.MULTILINE):
         name, *words = line.split("#")[0].split()
         command = cli.get_command(None, name)  # type: ignore[arg-type]
+        while isinstance(command, click.Group) and words:
+            command = command.get_command(None, words.pop(0))  # type: ignore[arg-type]
         assert command is not None, f"{page.name}: jaxresearch {name}"
+        if "--" in words:  # what follows is for `run`
+            words = words[: words.index("--")]
         known = {option for parameter in command.params for option in parameter.opts}
         for word in words:
             if word.startswith("-"):

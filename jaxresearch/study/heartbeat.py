@@ -128,7 +128,7 @@ def liveness(layout: StudyLayout, history: History, *, now: float | None = None)
     fresh = age is not None and age < SILENT_SECONDS
     doing = _doing(beat) if beat else "no heartbeat yet"
     stopped = history.stopped
-    if holder is not None and (fresh or beat is None or _before(beat, history)):
+    if holder is not None and (beat is None or now - max(beat["time"], history.time) < SILENT_SECONDS):
         state, said = "running", f"running: {doing} ({holder})"
     elif holder is not None:
         state = "silent"
@@ -162,11 +162,6 @@ def _read(layout: StudyLayout) -> dict[str, Any] | None:
         return {**beat, "time": float(beat["time"]), "host": one_line(str(beat["host"]), 100), "runs": beat["runs"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _before(beat: Mapping[str, Any], history: History) -> bool:
-    """Whether the heartbeat is of an earlier session: the one that holds the lock has only begun."""
-    return history.stopped is None and history.time > beat["time"]
 
 
 def _doing(beat: Mapping[str, Any]) -> str:

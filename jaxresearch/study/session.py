@@ -81,7 +81,7 @@ async def drive(
     model_factory = models.of_rounds(study, max_cost=caps.get("max_cost"), max_tokens=caps.get("max_tokens"))
     strategy = make_strategy(config.strategy.name, config.strategy.options)
     executor = await _executor(study, on_preparation, require_sandbox)
-    stop = Stop(config.execution.grace_seconds)
+    stop = Stop(config.execution)
     try:
         with stop_on_signals(stop):
             return await study.run(
@@ -118,7 +118,7 @@ async def open_executor(
 async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_preparation: OnPreparation) -> None:
     """`Study.confirm` with the executor that this machine has. Signals as for `drive`; then it raises `Interrupted`."""
     executor = await _executor(study, on_preparation)
-    stop = Stop(study.config.execution.grace_seconds)
+    stop = Stop(study.config.execution)
     try:
         with stop_on_signals(stop):
             await study.confirm(executor, reporter, stop, count=count)
@@ -133,7 +133,7 @@ async def ablate_study(
     from jaxresearch.study.ablation import ablate
 
     executor = await _executor(study, on_preparation)
-    stop = Stop(study.config.execution.grace_seconds)
+    stop = Stop(study.config.execution)
     try:
         with stop_on_signals(stop):
             await study.beside(
@@ -151,7 +151,7 @@ async def transfer_study(
     from jaxresearch.study.transfer import transfer
 
     executor = await _executor(study, on_preparation)
-    stop = Stop(study.config.execution.grace_seconds)
+    stop = Stop(study.config.execution)
     try:
         with stop_on_signals(stop):
             await study.beside(

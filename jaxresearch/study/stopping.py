@@ -13,18 +13,14 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from jaxresearch.config import ExecutionConfig
+
 Result = TypeVar("Result")
 
-GRACE_SECONDS = 25.0
-FINISHING_SHARE, SAVING_SHARE = 0.5, 0.3
-"""Of the seconds of grace: for the run at hand to end by itself, and to write a checkpoint of one that is given up."""
+FINISHING_SHARE = 0.5
+"""Of the seconds of grace, for the run at hand to end by itself."""
 _TIDY_SECONDS = 5.0
 """How long cancelled work may take besides that."""
-
-
-def saving_seconds(grace_seconds: float) -> float:
-    """How long a run that is given up may take to write its checkpoint."""
-    return SAVING_SHARE * grace_seconds
 
 
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
@@ -34,12 +30,12 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
 class Stop:
     """Requests to stop, and how work obeys them.
 
-    grace_seconds: in which a session has ended after SIGTERM. remaining_seconds: until the runs at hand have ended, None
+    execution: its `grace_seconds` are those after SIGTERM. remaining_seconds: until the runs at hand have ended, None
     when nobody knows or none is going; the study's driver sets it. out_of_time: the clock gave up the run at hand.
     """
 
-    def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        self.grace_seconds = grace_seconds
+    def __init__(self, execution: ExecutionConfig | None = None) -> None:
+        self._execution = execution or ExecutionConfig()
         self.remaining_seconds: Callable[[], float | None] = lambda: None
         self.out_of_time = False
         self._events = (asyncio.Event(), asyncio.Event())
@@ -56,7 +52,7 @@ class Stop:
     def terminate(self) -> None:
         """Ask to have stopped when the seconds of grace are over. Call it where a loop is running."""
         self._events[0].set()
-        self._give_up_after(FINISHING_SHARE * self.grace_seconds, self._events[1].set)
+        self._give_up_after(FINISHING_SHARE * self._execution.grace_seconds, self._events[1].set)
 
     def wind_down(self, patience_seconds: float) -> None:
         """The study's time is used: give up a run at hand that will not have ended after `patience_seconds`."""
@@ -93,7 +89,7 @@ class Stop:
             signalled.cancel()
             if not task.done():
                 task.cancel()
-                await asyncio.wait({task}, timeout=saving_seconds(self.grace_seconds) + _TIDY_SECONDS)
+                await asyncio.wait({task}, timeout=self._execution.saving_seconds + _TIDY_SECONDS)
 
 
 @contextmanager

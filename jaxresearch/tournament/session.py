@@ -43,7 +43,7 @@ async def run_tournament(
         return models[arm.llm].of_rounds(study)
 
     fixed = Fixed(subject, corpus.fingerprint, corpus.tokenizer_fingerprint, instructions)
-    stop = Stop(config.execution.grace_seconds)
+    stop = Stop(config.execution)
     try:
         with stop_on_signals(stop):
             await tournament.run(
