@@ -137,8 +137,9 @@ class Driver:
     def _end_of_time(self) -> Ending | None:
         """The study's end, when the work at hand was given up because its time is used."""
         step = next_step(self._history, self._acceptance, wall_seconds=self._wall_seconds())
-        finished = self._stop.out_of_time and isinstance(step, Finish)
-        return Ending(step.reason, finished=True, interrupted=False) if finished else None
+        if self._stop.out_of_time and isinstance(step, Finish):
+            return Ending(step.reason, finished=True, interrupted=False)
+        return None
 
     def _wall_seconds(self) -> float:
         return self._history.costs.wall_seconds + max(0.0, self._clock() - self._history.time)

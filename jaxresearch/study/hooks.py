@@ -119,6 +119,7 @@ class Hooks:
                 self._send(name, send, body)
 
     def _send(self, name: str, send: Send, body: bytes) -> None:
+        text = ""
         for attempt in range(ATTEMPTS):
             try:
                 send(body, self._settings.timeout_seconds)

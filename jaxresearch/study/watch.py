@@ -41,9 +41,9 @@ class Watch:
         if self._beating is not None:
             self._beating.cancel()
         history = self.reporter.history
-        ours = isinstance(error, Exception) and not isinstance(error, JaxresearchError | Interrupted)
+        expected = not isinstance(error, Exception) or isinstance(error, JaxresearchError | Interrupted)
         if self._hooks is not None:
-            if ours and history is not None:
+            if error is not None and not expected and history is not None:
                 self._hooks.failed(error, history)
             await asyncio.to_thread(self._hooks.close)
         self._heartbeat.beat(self._hooks and self._hooks.state)

@@ -161,3 +161,17 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ConfigurationError, match="NO_SUCH"):
         Hooks.of(HooksConfig(url="$NO_SUCH"), tmp_path)
     assert Hooks.of(HooksConfig(), tmp_path) is None
+
+
+@pytest.mark.parametrize(("way", "status"), [("well", 0), ("fails", 1)])
+def test_they_can_be_tried(tmp_path: Path, way: str, status: int, capsys: pytest.CaptureFixture[str]):
+    from jaxresearch.cli.app import main
+
+    with serving(way) as server:
+        settings = {"url": server.url, "timeout_seconds": 5}
+        Bench(tmp_path / "study", config(1, hooks=settings)).create().close()
+        with pytest.raises(SystemExit) as ended:
+            main(["hooks", "test", str(tmp_path / "study")])
+    assert ended.value.code == status
+    assert server.messages[0]["event"] == "test"
+    assert ("was not sent" in capsys.readouterr().err) == (status == 1)
