@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -134,6 +135,31 @@ class SandboxConfig(_Part):
     require: Level | None = Field(default=None, description="refuse to trace or to run on a weaker tier")
 
 
+class HooksConfig(_Part):
+    """Who is told while nobody watches: see jaxresearch.study.hooks."""
+
+    url: str | None = Field(default=None, description="http(s) address to POST to, or $NAME of a variable holding it")
+    command: str | None = Field(default=None, description="command that gets the message on standard input; no shell")
+    on: tuple[Literal["keep", "stop", "error", "quarantine", "incidents"], ...] = Field(
+        default=("keep", "stop", "error", "quarantine", "incidents"), description="what to tell of"
+    )
+    timeout_seconds: float = Field(default=5, gt=0, le=60, description="of one attempt; three are made")
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_of_the_web(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://", "$")):
+            raise ValueError("expected http://..., https://... or $NAME of an environment variable")
+        return url
+
+    @field_validator("command")
+    @classmethod
+    def _command_can_be_split(cls, command: str | None) -> str | None:
+        if command is not None and not shlex.split(command):  # raises ValueError at a quote that is not closed
+            raise ValueError("it is empty")
+        return command
+
+
 class LimitsConfig(_Part):
     """Caps on what a candidate may ask of the laboratory."""
 
@@ -175,9 +201,17 @@ class ExecutionConfig(_Part):
     checkpoint_seconds: float | None = Field(
         default=60, gt=0, description="of training between two checkpoints of a study's run; null for none on the way"
     )
+    grace_seconds: float = Field(
+        default=25, ge=2, le=600, description="after SIGTERM, in which the session ends; spot machines give 30"
+    )
     checkpoint_gb: float = Field(
         default=10, ge=0, description="disk for a study's checkpoints; those of kept experiments always stay"
     )
+
+    @property
+    def saving_seconds(self) -> float:
+        """Of the seconds of grace, to write a checkpoint of a run that is given up."""
+        return 0.3 * self.grace_seconds
 
 
 class StudyConfig(_Part):
@@ -197,11 +231,17 @@ class StudyConfig(_Part):
     limits: LimitsConfig = LimitsConfig()
     constraints: ConstraintsConfig = ConstraintsConfig()
     oversight: OversightConfig = OversightConfig()
+    hooks: HooksConfig = HooksConfig()
     execution: ExecutionConfig = ExecutionConfig()
     seed: int = Field(default=0, ge=0, lt=2**31, description="of the study: run seeds and the strategy's choices")
     experiments: int = Field(default=8, ge=0, description="proposals to try, the baseline not counted")
     slots: int = Field(default=1, ge=1, le=64, description="proposals asked for at a time")
-    max_seconds: float | None = Field(default=None, gt=0, description="wall seconds of the study")
+    max_seconds: float | None = Field(
+        default=None, gt=0, description="wall seconds of the study, after which nothing is begun"
+    )
+    stop_after_no_gain: int | None = Field(
+        default=None, ge=0, description="experiments in a row that improve nothing, after which it ends; 0: never"
+    )
     max_cost: float | None = Field(
         default=None, ge=0, description="US dollars of the study's LLM calls, those in flight counted at their most"
     )
@@ -254,6 +294,12 @@ class TournamentConfig(StudyConfig):
     """
 
     tournament: TournamentPart = TournamentPart()
+
+    @model_validator(mode="after")
+    def _nobody_is_told(self) -> Self:
+        if self.hooks.url is not None or self.hooks.command is not None:
+            raise ValueError("hooks are a study's: a tournament has none")
+        return self
 
     @property
     def study(self) -> StudyConfig:

@@ -77,9 +77,7 @@ def test_the_table_of_settings_is_the_code_s():
 def command_reference() -> str:
     """docs/cli.md: every command with its options and example, as `--help` tells them."""
     lines = [REFERENCE_HEAD]
-    for name in cli.list_commands(None):  # type: ignore[arg-type]
-        command = cli.get_command(None, name)  # type: ignore[arg-type]
-        assert command is not None
+    for name, command in _commands(cli, ""):
         with click.Context(command, info_name=name, help_option_names=[]) as context:
             pieces = [piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]"]
             options = [each for each in command.params if isinstance(each, click.Option) and each.opts[0] not in COMMON]
@@ -91,6 +89,17 @@ def command_reference() -> str:
             lines += [f"| `{_cell(option)}` | {_cell(meaning)} |" for option, meaning in rows]
             lines += [""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command below `group`, by its whole name."""
+    for name in group.list_commands(None):  # type: ignore[arg-type]
+        command = group.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def _spelling(option: click.Option, context: click.Context) -> str:

@@ -33,6 +33,8 @@ _COMMANDS = {
     "sample": "sample",
     "strategies": "listing",
     "subjects": "listing",
+    "hooks": "hooks",
+    "cloud": "cloud",
 }
 """Command -> its module in this package, imported only when it is used."""
 

@@ -208,7 +208,7 @@ class StudyDisplay(Display):
         config = history.config
         again = "" if history.sessions <= 1 else f", session {history.sessions}: {len(history.experiments) - 1} so far"
         who = f"{config.strategy.name} asks {config.llm.model}"
-        self._output.note(f"{who}: {config.experiments} experiments of {config.budget}{again}")
+        self._output.note(f"{who}: {history.planned} experiments of {config.budget}{again}")
 
     def _say_verdict(self, event: Decided, history: History) -> None:
         style = _COLOURS.get(event.verdict, "red")

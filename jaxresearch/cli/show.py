@@ -21,6 +21,7 @@ from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.cuts import cuts
 from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.evidence import study_pair_noise
+from jaxresearch.study.heartbeat import liveness
 from jaxresearch.study.history import Costs, History
 from jaxresearch.study.study import Study
 from jaxresearch.study.summary import expected_false_keeps, is_simpler, status_object
@@ -33,13 +34,19 @@ _STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim",
 @click.argument("study", type=click.Path(path_type=Path))
 @output_options
 def status(study: Path, output: Output) -> None:
-    """Where a study stands."""
+    """Where a study stands, and whether something is at work on it."""
     opened = Study.open(study)
     try:
         history = opened.history
     finally:
         opened.close()
-    output.result(status_object(history, str(study)), lambda console: print_study(console, history, study))
+    alive = liveness(opened.layout, history)
+
+    def show(console: Console) -> None:
+        print_study(console, history, study)
+        console.print(f"\nnow        {alive.said}", markup=False)
+
+    output.result({**status_object(history, str(study)), **alive.facts}, show)
 
 
 @click.command(epilog="Example: jaxresearch show studies/mine 3")

@@ -25,6 +25,9 @@ from jaxresearch.errors import ConfigurationError
 @study_options()
 @click.option("--executor", type=click.Choice(["local"]), help="Where runs happen: a warm worker on this machine.")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Wall seconds of the study.")
+@click.option(
+    "--stop-after-no-gain", type=click.IntRange(0), metavar="N", help="End after N experiments in a row without a gain."
+)
 @click.option("--study", "folder", type=click.Path(path_type=Path), help="Folder of the study; must be new or empty.")
 @click.option(
     "--program",
@@ -47,6 +50,7 @@ def run(
     asked: dict[str, Any],
     executor: str | None,
     max_seconds: float | None,
+    stop_after_no_gain: int | None,
     folder: Path | None,
     approve: str | None,
     mesh: dict[str, Any],
@@ -66,6 +70,7 @@ def run(
         strategy__name=strategy,
         experiments=experiments,
         max_seconds=max_seconds,
+        stop_after_no_gain=stop_after_no_gain,
         execution__executor=executor,
         sandbox__require=require_sandbox,
         oversight__approve=approve,
@@ -89,21 +94,17 @@ def run(
 @click.command(epilog="Example: jaxresearch resume studies/mine")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--llm", metavar="MODEL", help="Another model for what is left.")
+@click.option("--experiments", type=click.IntRange(0), help="Another number of proposals, those done included.")
+@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Of all sessions, from now on.")
+@click.option("--stop-after-no-gain", type=click.IntRange(0), metavar="N", help="From now on; 0: never.")
 @click.option("--max-cost", type=click.FloatRange(0), help="Another cap, in US dollars, from now on.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Another cap, in tokens, from now on.")
 @sandbox_option
 @output_options
 @hosts_options
-def resume(
-    study: Path,
-    llm: str | None,
-    max_cost: float | None,
-    max_tokens: int | None,
-    require_sandbox: str | None,
-    output: Output,
-) -> int:
+def resume(study: Path, llm: str | None, require_sandbox: str | None, output: Output, **caps: float | None) -> int:
     """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider, a cap."""
-    return _drive(study, output, llm=llm, max_cost=max_cost, max_tokens=max_tokens, require_sandbox=require_sandbox)
+    return _drive(study, output, llm=llm, caps=caps, require_sandbox=require_sandbox)
 
 
 def _drive(
@@ -111,10 +112,10 @@ def _drive(
     output: Output,
     *,
     llm: str | None = None,
-    max_cost: float | None = None,
-    max_tokens: int | None = None,
+    caps: dict[str, float | None] | None = None,
     require_sandbox: str | None = None,
 ) -> int:
+    from jaxresearch.study.heartbeat import liveness
     from jaxresearch.study.session import drive
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import status_object
@@ -127,15 +128,15 @@ def _drive(
                 study,
                 display,
                 llm=llm,
-                max_cost=max_cost,
-                max_tokens=max_tokens,
+                caps=caps,
                 require_sandbox=require_sandbox,
                 on_preparation=display.preparing,
                 approver=ask(display) if ask is not None else None,
             )
             ending = asyncio.run(going)
         history = study.refresh()
-        output.result(status_object(history, str(folder)), lambda console: print_study(console, history, folder))
+        facts = {**status_object(history, str(folder)), **liveness(study.layout, history).facts}
+        output.result(facts, lambda console: print_study(console, history, folder))
     finally:
         study.close()
     if ending.interrupted:

@@ -70,9 +70,11 @@ class LocalExecutor:
         sandbox: Sandbox,
         keep_awake: int = 32,
         require: str | None = None,
+        parting_seconds: float = 0.0,
     ) -> None:
         self._settings, self._limits, self._sandbox, self._keep_awake = settings, limits, sandbox, keep_awake
         self._house = WorkerHouse(settings, require=require, network=settings.hosts is not None)
+        self._parting_seconds = parting_seconds if settings.checkpoint_seconds is not None else 0.0
         self._worker: WorkerProcess | None = None
         self._worker_is_sealed = False
         self._lock = asyncio.Lock()
@@ -97,7 +99,14 @@ class LocalExecutor:
         facts = {"checkpoint_seconds": checkpoint_seconds, "corpus_config": config.corpus, "hosts": hosts_here()}
         settings = settings.model_copy(update=facts)
         keep_awake = config.execution.keep_awake_programs
-        return cls(settings, config.limits, sandbox, keep_awake, require=config.sandbox.require)
+        return cls(
+            settings,
+            config.limits,
+            sandbox,
+            keep_awake,
+            require=config.sandbox.require,
+            parting_seconds=config.execution.saving_seconds,
+        )
 
     async def trace(self, candidate: Candidate) -> TracedCandidate | TraceFailure:
         known = self._known.find(candidate)
@@ -228,7 +237,12 @@ class LocalExecutor:
                 before = sealed(folder)
                 try:
                     return await worker.ask(
-                        "run", request.model_dump(), limits=limits, first_stage="compile", on_progress=note
+                        "run",
+                        request.model_dump(),
+                        limits=limits,
+                        first_stage="compile",
+                        on_progress=note,
+                        parting_seconds=self._parting_seconds,
                     )
                 except WorkerDiedError:
                     deaths += 1

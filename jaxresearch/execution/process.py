@@ -79,6 +79,7 @@ class WorkerProcess:
     ) -> None:
         self._process, self._log, self.facts, self._reaped = process, log, facts, reaped
         self.programs: set[str] = set()
+        self._stage = ""
 
     @classmethod
     async def start(cls, settings: WorkerSettings, confinement: Confinement | None = None) -> Self:
@@ -135,8 +136,12 @@ class WorkerProcess:
         limits: dict[str, float],
         first_stage: str,
         on_progress: Callable[[RunProgress], None] = lambda _: None,
+        parting_seconds: float = 0.0,
     ) -> dict[str, Any]:
-        """The worker's answer. limits: seconds of each stage. Raises the errors of this module; a late worker is killed."""
+        """The worker's answer. limits: seconds of each stage. Raises the errors of this module; a late worker is killed.
+
+        When this is cancelled the worker is killed too; a training may first write its checkpoint in `parting_seconds`.
+        """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, "request": request}).encode() + b"\n")
@@ -145,16 +150,29 @@ class WorkerProcess:
             raise WorkerDiedError(await self.epitaph()) from None
         try:
             return await self._answer(limits, first_stage, on_progress)
-        except (StageTimeoutError, asyncio.CancelledError):
+        except StageTimeoutError:
             await self.kill()
             raise
+        except asyncio.CancelledError:
+            if self._stage == "train" and parting_seconds > 0:
+                await self._part(parting_seconds)
+            await self.kill()
+            raise
+
+    async def _part(self, seconds: float) -> None:
+        """Let a training that is given up write its checkpoint: it says something when it has."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(seconds):
+                await self.say(do="give up")
+                while (message := await self.hear()) is not None and "progress" in message:
+                    pass
 
     async def _answer(
         self, limits: dict[str, float], stage: str, on_progress: Callable[[RunProgress], None]
     ) -> dict[str, Any]:
         assert self._process.stdout is not None
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + limits[stage]
+        deadline, self._stage = loop.time() + limits[stage], stage
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
@@ -170,7 +188,7 @@ class WorkerProcess:
                 raise WorkerFailedError(message["error"])
             progress = RunProgress(**message["progress"])
             if progress.stage != stage:
-                stage = progress.stage
+                stage = self._stage = progress.stage
                 deadline = loop.time() + limits[stage]
             on_progress(progress)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import threading
 import time
@@ -113,6 +114,8 @@ def main() -> None:
                         os._exit(1)  # the driver starts another worker, and so does every host
                 case "sample":
                     say(result=worker.sample(SampleRequest.model_validate(request["request"])))
+                case "give up":
+                    pass  # the run that was meant heard of it, or has ended meanwhile
                 case "end":
                     if leader is not None:
                         leader.end()
@@ -186,6 +189,10 @@ class Worker:
             "processes": self.peers.processes,
             "jax": jax.__version__,
         }
+
+    def spoken_to(self) -> bool:
+        """Whether the driver has said something, or is gone, while a run is going: then it is to be given up."""
+        return bool(select.select([sys.stdin], [], [], 0.0)[0])
 
     def progress(self, progress: RunProgress, *, force: bool = False) -> None:
         now = time.monotonic()

@@ -147,7 +147,7 @@ def study_record(
         state="open" if stopped is None else "finished" if stopped.finished else "stopped",
         stopped=stopped.reason if stopped is not None else "",
         budget=config.budget,
-        planned_experiments=config.experiments,
+        planned_experiments=history.planned,
         created_at=timeline.created_at,
         updated_at=history.time,
         config=config.model_dump(mode="json"),

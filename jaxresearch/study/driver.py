@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor, RunProgress, TraceFailure
@@ -80,8 +80,7 @@ class Driver:
         shelf: Shelf | None = None,
         pause_wanted: Callable[[], bool] = lambda: False,
         approver: Approver | None = None,
-        max_cost: float | None = None,
-        max_tokens: int | None = None,
+        caps: Mapping[str, Any] | None = None,
     ) -> None:
         self._journal = journal
         self._workspace = workspace
@@ -96,7 +95,7 @@ class Driver:
         self._shelf = shelf
         self._pause_wanted = pause_wanted
         self._gate = Gate(journal, workspace.candidate(workspace.resolve("baseline")), approver, stop)
-        self._caps = {"max_cost": max_cost, "max_tokens": max_tokens}
+        self._caps = caps or {}
 
     @property
     def _history(self) -> History:
@@ -113,9 +112,9 @@ class Driver:
         try:
             ending = await self._until_the_end()
         except Interrupted:
-            ending = Ending("interrupted", finished=False, interrupted=True)
+            ending = self._end_of_time() or Ending("interrupted", finished=False, interrupted=True)
         except JaxresearchError as error:
-            self._journal.record(Stopped(reason=str(error)))
+            self._journal.record(Stopped(reason=str(error), failed=True))
             raise
         self._journal.record(
             Stopped(
@@ -135,6 +134,16 @@ class Driver:
             if ending is not None:
                 return ending
 
+    def _end_of_time(self) -> Ending | None:
+        """The study's end, when the work at hand was given up because its time is used."""
+        step = next_step(self._history, self._acceptance, wall_seconds=self._wall_seconds())
+        if self._stop.out_of_time and isinstance(step, Finish):
+            return Ending(step.reason, finished=True, interrupted=False)
+        return None
+
+    def _wall_seconds(self) -> float:
+        return self._history.costs.wall_seconds + max(0.0, self._clock() - self._history.time)
+
     def _pausing(self) -> Ending | None:
         """Whether to end this session here. A person's pause waits for the verdict on what is at hand."""
         history = self._history
@@ -151,8 +160,7 @@ class Driver:
 
     async def _do_next(self) -> Ending | None:
         history = self._history
-        wall_seconds = history.costs.wall_seconds + max(0.0, self._clock() - history.time)
-        step = next_step(history, self._acceptance, wall_seconds=wall_seconds)
+        step = next_step(history, self._acceptance, wall_seconds=self._wall_seconds())
         match step:
             case TraceCandidate(number=number):
                 await self._trace(history.entries[number])

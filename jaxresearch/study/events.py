@@ -59,7 +59,8 @@ class StudyCreated(_Event):
 class SessionStarted(_Event):
     """A process began to drive the study. Time between sessions is not the study's.
 
-    max_cost, max_tokens: other caps on model calls than before, from here on; None leaves them as they are.
+    The others: another end than before, from here on; None leaves it as it is. max_cost, max_tokens: of model calls.
+    max_seconds: of the study's sessions. stop_after_no_gain: 0 for never.
     """
 
     kind: Literal["session_started"] = "session_started"
@@ -67,6 +68,9 @@ class SessionStarted(_Event):
     host: str
     max_cost: float | None = None
     max_tokens: int | None = None
+    experiments: int | None = None
+    max_seconds: float | None = None
+    stop_after_no_gain: int | None = None
 
 
 class ProposalRequested(_Event):
@@ -284,6 +288,7 @@ class Stopped(_Event):
     """A session ended in good order. `finished` says that the study had reached its end, and not just this session.
 
     incidents: the study paused itself because there were too many of them; from here on they are counted anew.
+    failed: it could not go on as things were, and `reason` is the error.
     """
 
     kind: Literal["stopped"] = "stopped"
@@ -291,6 +296,7 @@ class Stopped(_Event):
     finished: bool = False
     interrupted: bool = False
     incidents: bool = False
+    failed: bool = False
 
 
 Event = Annotated[

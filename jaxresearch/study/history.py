@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import Any, assert_never
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
@@ -41,6 +41,9 @@ from jaxresearch.study.incidents import Incident, incidents_of
 from jaxresearch.study.ledger import StoredEvent
 from jaxresearch.study.size import CodeSize
 from jaxresearch.study.trial import Trial, TrialEvent
+
+CAPS = ("max_cost", "max_tokens", "experiments", "max_seconds", "stop_after_no_gain")
+"""Settings that a session may change for what is left of the study."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class History:
     openings: of the sealed test, by `confirm`. trials: ablations and transfers. Their runs and time are not the study's.
     approvals: a person's answers, by fingerprint of the sources. round_began, anchor: seq and hash of the event that
     opened the last round. incidents: all of them; those from `incidents_mark` on count towards the limit.
-    caps: on model calls, where a session set others than the settings (`max_cost`, `max_tokens`).
+    caps: where a session set others than the settings.
     """
 
     created: StudyCreated
@@ -178,12 +181,47 @@ class History:
     @property
     def max_cost(self) -> float | None:
         """US dollars of model calls, as the last session that said so wants it."""
-        return self.config.max_cost if self.caps is None or self.caps.max_cost is None else self.caps.max_cost
+        return self._cap("max_cost")
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens of model calls, both ways, as the last session that said so wants it."""
-        return self.config.max_tokens if self.caps is None or self.caps.max_tokens is None else self.caps.max_tokens
+        """Tokens of model calls, both ways, likewise."""
+        return self._cap("max_tokens")
+
+    @property
+    def planned(self) -> int:
+        """Experiments to do, the baseline not counted, likewise."""
+        return self._cap("experiments")
+
+    @property
+    def max_seconds(self) -> float | None:
+        """Wall seconds of the study, likewise."""
+        return self._cap("max_seconds")
+
+    @property
+    def stop_after_no_gain(self) -> int | None:
+        """Contenders in a row without an improvement after which the study is over, likewise."""
+        return self._cap("stop_after_no_gain") or None
+
+    @property
+    def without_gain(self) -> int:
+        """Contenders in a row, up to the last verdict, that were tried and improved nothing.
+
+        A keep for simplicity is no improvement. Duplicates and what the infrastructure lost were not tried: they
+        neither count nor end the row.
+        """
+        count = 0
+        for entry in reversed(self.contenders):
+            if entry.verdict in (None, Verdict.DUPLICATE, Verdict.INFRASTRUCTURE):
+                continue
+            if entry.verdict is Verdict.KEEP and not (entry.decision is not None and entry.decision.simpler):
+                break
+            count += 1
+        return count
+
+    def _cap(self, name: str) -> Any:
+        given = getattr(self.caps, name) if self.caps is not None else None
+        return getattr(self.config, name) if given is None else given
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
@@ -311,8 +349,8 @@ class History:
                 assert_never(event)
 
     def _with_session(self, event: SessionStarted) -> History:
-        before = {"max_cost": self.max_cost, "max_tokens": self.max_tokens}
-        given = {name: getattr(event, name) for name in before if getattr(event, name) is not None}
+        before = {name: getattr(self.caps, name) for name in CAPS} if self.caps is not None else {}
+        given = {name: getattr(event, name) for name in CAPS if getattr(event, name) is not None}
         entries = tuple(replace(entry, running=None, faults=()) for entry in self.entries)
         return replace(
             self,

@@ -58,6 +58,11 @@ class StudyLayout:
         return self.folder / "control"
 
     @property
+    def heartbeat(self) -> Path:
+        """What the process that drives the study was last doing, and when."""
+        return self.folder / "heartbeat.json"
+
+    @property
     def exists(self) -> bool:
         return self.ledger.is_file()
 

@@ -285,9 +285,9 @@ class _Replayer:
 
     # Tools
 
-    def _step(self, wall_seconds: float | None = None) -> Step:
-        used = self.history.costs.wall_seconds if wall_seconds is None else wall_seconds
-        return next_step(self.history, self._acceptance, wall_seconds=used)
+    def _step(self, wall_seconds: float = 0.0) -> Step:
+        """Time is given and not derived, so `max_seconds` ends nothing here but a study that says so."""
+        return next_step(self.history, self._acceptance, wall_seconds=wall_seconds)
 
     def _apply(self, stored: StoredEvent) -> None:
         self.history = self.history.apply(stored)

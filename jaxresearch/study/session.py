@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import Corpus, prepare_corpus
@@ -11,7 +12,9 @@ from jaxresearch.execution.local import LocalExecutor
 from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.strategy import make_strategy
 from jaxresearch.study.approval import Approver
+from jaxresearch.study.deadline import check_caps
 from jaxresearch.study.driver import Ending
+from jaxresearch.study.hooks import Hooks
 from jaxresearch.study.models import Models
 from jaxresearch.study.origin import winner_of
 from jaxresearch.study.reporter import Reporter
@@ -61,23 +64,24 @@ async def drive(
     reporter: Reporter,
     *,
     llm: str | None = None,
-    max_cost: float | None = None,
-    max_tokens: int | None = None,
+    caps: Mapping[str, Any] | None = None,
     require_sandbox: str | None = None,
     on_preparation: OnPreparation,
     approver: Approver | None = None,
 ) -> Ending:
-    """Go on with `study` until it ends, or a first SIGINT or SIGTERM (finish the run) or a second (stop now).
+    """Go on with `study` until it ends, or a first SIGINT (finish the run), a second (stop now), or SIGTERM (in time).
 
-    llm: another model than the study's own, for this session. max_cost, max_tokens: other caps, from now on.
+    llm: another model than the study's own, for this session. caps: other ends, by name (`CAPS`), from now on.
     require_sandbox: a level, where the study's own is not stricter. Raises `JaxresearchError` when the study cannot go on.
     """
-    config = study.config
+    config, caps = study.config, caps or {}
+    check_caps(study.history, caps)
+    hooks = Hooks.of(config.hooks, study.layout.folder)
     models = Models(llm or config.llm.model, config.llm)
-    model_factory = models.of_rounds(study, max_cost=max_cost, max_tokens=max_tokens)
+    model_factory = models.of_rounds(study, max_cost=caps.get("max_cost"), max_tokens=caps.get("max_tokens"))
     strategy = make_strategy(config.strategy.name, config.strategy.options)
     executor = await _executor(study, on_preparation, require_sandbox)
-    stop = Stop()
+    stop = Stop(config.execution)
     try:
         with stop_on_signals(stop):
             return await study.run(
@@ -87,8 +91,8 @@ async def drive(
                 reporter,
                 stop,
                 approver=approver,
-                max_cost=max_cost,
-                max_tokens=max_tokens,
+                hooks=hooks,
+                **caps,
             )
     finally:
         await executor.close()
@@ -113,7 +117,8 @@ async def open_executor(
 
 async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_preparation: OnPreparation) -> None:
     """`Study.confirm` with the executor that this machine has. Signals as for `drive`; then it raises `Interrupted`."""
-    executor, stop = await _executor(study, on_preparation), Stop()
+    executor = await _executor(study, on_preparation)
+    stop = Stop(study.config.execution)
     try:
         with stop_on_signals(stop):
             await study.confirm(executor, reporter, stop, count=count)
@@ -127,7 +132,8 @@ async def ablate_study(
     """`ablate` on this machine. Signals as for `drive`; then it raises `Interrupted`."""
     from jaxresearch.study.ablation import ablate
 
-    executor, stop = await _executor(study, on_preparation), Stop()
+    executor = await _executor(study, on_preparation)
+    stop = Stop(study.config.execution)
     try:
         with stop_on_signals(stop):
             await study.beside(
@@ -144,7 +150,8 @@ async def transfer_study(
     """`transfer` on this machine, as `ablate_study`."""
     from jaxresearch.study.transfer import transfer
 
-    executor, stop = await _executor(study, on_preparation), Stop()
+    executor = await _executor(study, on_preparation)
+    stop = Stop(study.config.execution)
     try:
         with stop_on_signals(stop):
             await study.beside(

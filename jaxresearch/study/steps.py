@@ -84,7 +84,27 @@ Step = TraceCandidate | RunCandidate | Decide | Isolate | AskStrategy | Finish |
 
 
 def next_step(history: History, acceptance: Acceptance, *, wall_seconds: float) -> Step:
-    """The one thing to do next. `wall_seconds` is what the study has used until now."""
+    """The one thing to do next. `wall_seconds` is what the study has used until now.
+
+    Once `max_seconds` are used nothing is begun any more, in the middle of an experiment neither; only a verdict that is
+    due is given.
+    """
+    step = _step_in_time(history, acceptance, wall_seconds)
+    if isinstance(step, TraceCandidate | RunCandidate) and out_of_time(history, wall_seconds):
+        return _time_is_used(history)
+    return step
+
+
+def out_of_time(history: History, wall_seconds: float) -> bool:
+    """Whether the study has used its `max_seconds`."""
+    return history.max_seconds is not None and wall_seconds >= history.max_seconds
+
+
+def _time_is_used(history: History) -> Finish:
+    return Finish(f"max_seconds: {history.max_seconds:g} s are used")
+
+
+def _step_in_time(history: History, acceptance: Acceptance, wall_seconds: float) -> Step:
     entry = history.pending
     if entry is not None and entry.number == 0:
         return _baseline_step(history, entry)
@@ -162,11 +182,13 @@ def _round_step(history: History, wall_seconds: float) -> Step:
     if history.proposal_streak >= MAX_FAILED_PROPOSALS:
         reason = f"{MAX_FAILED_PROPOSALS} rounds in a row gave no proposal: {history.last_failure}"
         return GiveUp(reason, "Check the model and the strategy, then resume.")
-    config, remaining = history.config, history.config.experiments - len(history.contenders)
+    config, remaining = history.config, history.planned - len(history.contenders)
     if remaining <= 0:
-        return Finish(f"all {config.experiments} experiments are done")
-    if config.max_seconds is not None and wall_seconds >= config.max_seconds:
-        return Finish(f"max_seconds: {config.max_seconds:g} s are used")
+        return Finish(f"all {history.planned} experiments are done")
+    if out_of_time(history, wall_seconds):
+        return _time_is_used(history)
+    if history.stop_after_no_gain is not None and history.without_gain >= history.stop_after_no_gain:
+        return Finish(f"stop_after_no_gain: {history.without_gain} experiments in a row improved nothing")
     cost, tokens = history.costs.capped_cost_usd, history.costs.capped_tokens
     if history.max_cost is not None and cost > 0 and cost >= history.max_cost:
         return Finish(f"max_cost: ${cost:.4f} of ${history.max_cost:g} are used")

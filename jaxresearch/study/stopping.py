@@ -1,18 +1,26 @@
-"""Stop: how a person ends a session. Once: finish the run at hand, then stop. Twice: stop now."""
+"""Stop: how a person, a machine that goes away, or the clock ends a session.
+
+A person (SIGINT, `jaxresearch stop`), once: finish the run at hand, then stop. Twice: stop now, with a checkpoint.
+A machine that goes away (SIGTERM): end within the seconds of grace, with the run finished if it will be by then.
+The clock (`max_seconds`): likewise, with more patience.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from jaxresearch.config import ExecutionConfig
+
 Result = TypeVar("Result")
 
-
-CANCEL_SECONDS = 15.0
-"""How long cancelled work may take to tidy up."""
+FINISHING_SHARE = 0.5
+"""Of the seconds of grace, for the run at hand to end by itself."""
+_TIDY_SECONDS = 5.0
+"""How long cancelled work may take besides that."""
 
 
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
@@ -20,10 +28,18 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
 
 
 class Stop:
-    """Requests to stop, and how work obeys them."""
+    """Requests to stop, and how work obeys them.
 
-    def __init__(self) -> None:
+    execution: its `grace_seconds` are those after SIGTERM. remaining_seconds: until the runs at hand have ended, None
+    when nobody knows or none is going; the study's driver sets it. out_of_time: the clock gave up the run at hand.
+    """
+
+    def __init__(self, execution: ExecutionConfig | None = None) -> None:
+        self._execution = execution or ExecutionConfig()
+        self.remaining_seconds: Callable[[], float | None] = lambda: None
+        self.out_of_time = False
         self._events = (asyncio.Event(), asyncio.Event())
+        self._timers: list[asyncio.TimerHandle] = []
 
     @property
     def requested(self) -> bool:
@@ -32,6 +48,33 @@ class Stop:
     def request(self) -> None:
         """Ask to stop; a second request means at once."""
         self._events[1 if self.requested else 0].set()
+
+    def terminate(self) -> None:
+        """Ask to have stopped when the seconds of grace are over. Call it where a loop is running."""
+        self._events[0].set()
+        self._give_up_after(FINISHING_SHARE * self._execution.grace_seconds, self._events[1].set)
+
+    def wind_down(self, patience_seconds: float) -> None:
+        """The study's time is used: give up a run at hand that will not have ended after `patience_seconds`."""
+        self._give_up_after(patience_seconds, self._run_out)
+
+    def _run_out(self) -> None:
+        self.out_of_time = not self.requested
+        for event in self._events:
+            event.set()
+
+    def _give_up_after(self, seconds: float, give_up: Callable[[], None]) -> None:
+        remaining = self.remaining_seconds()
+        if remaining is None or remaining > seconds:
+            give_up()
+        else:
+            self._timers.append(asyncio.get_running_loop().call_later(seconds, give_up))
+
+    def forget(self) -> None:
+        """What would still have come with time comes no more."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
 
     async def obey(self, work: Coroutine[Any, Any, Result], *, requests: int) -> Result:
         """The result of `work`. At that many `requests` (1 or 2) it is cancelled, and `Interrupted` raised."""
@@ -46,18 +89,18 @@ class Stop:
             signalled.cancel()
             if not task.done():
                 task.cancel()
-                await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+                await asyncio.wait({task}, timeout=self._execution.saving_seconds + _TIDY_SECONDS)
 
 
 @contextmanager
 def stop_on_signals(stop: Stop) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `stop.request()` while a loop runs in this, the main thread."""
+    """Turn SIGINT into `stop.request()` and SIGTERM into `stop.terminate()` while a loop runs in this, the main thread."""
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for each in signals:
-        loop.add_signal_handler(each, stop.request)
+    obeyed = {signal.SIGINT: stop.request, signal.SIGTERM: stop.terminate}
+    for each, obey in obeyed.items():
+        loop.add_signal_handler(each, obey)
     try:
         yield
     finally:
-        for each in signals:
+        for each in obeyed:
             loop.remove_signal_handler(each)

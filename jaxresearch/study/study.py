@@ -21,9 +21,11 @@ from jaxresearch.strategy import Strategy
 from jaxresearch.study.approval import NO_TERMINAL, Approver
 from jaxresearch.study.confirm import DEFAULT_SEEDS, confirm
 from jaxresearch.study.control import obeyed, wish_of
+from jaxresearch.study.deadline import check_caps, deadline
 from jaxresearch.study.driver import Driver, Ending
 from jaxresearch.study.events import Origin, StudyCreated
 from jaxresearch.study.history import History
+from jaxresearch.study.hooks import Hooks
 from jaxresearch.study.identity import candidate_fingerprint, text_fingerprint
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.judging import fresh_seeds
@@ -34,6 +36,7 @@ from jaxresearch.study.reporter import NullReporter, Reporter
 from jaxresearch.study.shelf import GIGABYTE, Shelf
 from jaxresearch.study.stopping import Stop
 from jaxresearch.study.view import ModelFactory, diff_of
+from jaxresearch.study.watch import Watch
 from jaxresearch.study.workspace import Workspace
 
 
@@ -174,14 +177,14 @@ class Study:
         acceptance: Acceptance | None = None,
         pause: Callable[[History], str | None] = lambda history: None,
         approver: Approver | None = None,
-        max_cost: float | None = None,
-        max_tokens: int | None = None,
+        hooks: Hooks | None = None,
+        **caps: float | None,
     ) -> Ending:
         """Drive the study until it ends or `stop` is requested. Calling it again, in any process, goes on.
 
         pause: asked whenever nothing is pending; a reason ends the session there, in good order.
         approver: asks a person about changes of the sources; `oversight.approve=code` cannot do without.
-        max_cost, max_tokens: other caps than before, for this session and later ones.
+        hooks: tells of what happens. caps: other ends than before, by name (`CAPS`), for this session and later ones.
 
         Raises `StudyLocked` when another process drives it, and `JaxresearchError` when it cannot go on as things are.
         The caller closes `executor`.
@@ -189,8 +192,10 @@ class Study:
         if self.config.oversight.approve == "code" and approver is None:
             raise NO_TERMINAL
         stop = stop or Stop()
+        check_caps(self.history, caps)
         with sole_driver(self.layout.lock, now=self._clock()):
-            self._journal = Journal(self._journal.ledger, reporter or NullReporter())
+            watch = Watch(self.layout, stop, reporter, hooks)
+            self._journal = Journal(self._journal.ledger, watch.reporter)
             driver = Driver(
                 self._journal,
                 self.workspace,
@@ -205,11 +210,12 @@ class Study:
                 shelf=self._shelf(),
                 pause_wanted=lambda: wish_of(self.layout) == "pause",
                 approver=approver,
-                max_cost=max_cost,
-                max_tokens=max_tokens,
+                caps=caps,
             )
-            async with obeyed(self.layout, stop):
-                return await driver.drive()
+            max_seconds = caps.get("max_seconds") or self.history.max_seconds
+            async with watch, obeyed(self.layout, stop):
+                with deadline(self.history, max_seconds, stop):
+                    return await driver.drive()
 
     async def confirm(
         self,
@@ -224,10 +230,13 @@ class Study:
 
         Raises as `run` does, and `Interrupted` when `stop` was requested; calling it again goes on.
         """
+        stop = stop or Stop()
         with sole_driver(self.layout.lock, now=self._clock()):
-            self._journal = Journal(self._journal.ledger, reporter or NullReporter())
+            watch = Watch(self.layout, stop, reporter)
+            self._journal = Journal(self._journal.ledger, watch.reporter)
             chosen = tuple(seeds) if seeds is not None else fresh_seeds(self.history, count)
-            await confirm(self._journal, executor, chosen, stop or Stop())
+            async with watch:
+                await confirm(self._journal, executor, chosen, stop)
 
     async def beside(
         self, work: Callable[[Journal, Workspace], Coroutine[Any, Any, None]], reporter: Reporter | None = None

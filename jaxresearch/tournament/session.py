@@ -29,7 +29,8 @@ async def run_tournament(
 ) -> Tournament:
     """Run the tournament in `folder`, or what is left of it. Settings that cannot work are refused before anything runs.
 
-    A first SIGINT or SIGTERM finishes the run at hand, a second stops at once; then it raises `Interrupted`.
+    A first SIGINT finishes the run at hand, a second stops at once, SIGTERM within `execution.grace_seconds`; then it
+    raises `Interrupted`.
     """
     models = {arm.llm: Models(arm.llm, config.llm) for arm in arms}
     for arm in arms:
@@ -42,7 +43,7 @@ async def run_tournament(
         return models[arm.llm].of_rounds(study)
 
     fixed = Fixed(subject, corpus.fingerprint, corpus.tokenizer_fingerprint, instructions)
-    stop = Stop()
+    stop = Stop(config.execution)
     try:
         with stop_on_signals(stop):
             await tournament.run(

@@ -166,7 +166,7 @@ class Tournament:
             return costs.accelerator_seconds >= part.accelerator_seconds
         if part.flops is not None:
             return costs.flops >= part.flops
-        return len(history.contenders) >= history.config.experiments
+        return len(history.contenders) >= history.planned
 
     def _study(self, fixed: Fixed, arm: Arm, repeat: int) -> Study:
         folder = self.study_folder(arm, repeat)

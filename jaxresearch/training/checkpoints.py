@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,7 +50,8 @@ class Checkpoints:
 
     A checkpoint never fails a run: one that cannot be written, or is not to be trusted, is left out, and `note` says why.
     owner: whose they are; one that belongs to another run is not used. every_seconds: of training between two; None
-    for none on the way. keeps_final: write the last state too. machine: device, devices, threads and jax.
+    for none on the way. keeps_final: write the last state too. machine: device, devices, threads and jax. give_up: asked
+    after each step whether to write one and end there.
     """
 
     def __init__(
@@ -61,11 +62,12 @@ class Checkpoints:
         every_seconds: float | None,
         keeps_final: bool = False,
         machine: Mapping[str, str | int] | None = None,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder, self.keeps_final, self.note = folder, keeps_final, ""
         self.resumed: tuple[Resumption, ...] = ()
         self._owner, self._every, self._machine = owner, every_seconds, dict(machine or {})
-        self._last_seconds = 0.0
+        self._last_seconds, self._give_up = 0.0, give_up
         self._names: dict[int, str] = {}
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
@@ -111,6 +113,11 @@ class Checkpoints:
         if self._every is None or seconds - self._last_seconds < self._every:
             return False
         return self._writing is None or self._writing.done()
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the training is to end now, with a checkpoint."""
+        return self._give_up()
 
     def save(self, state: TrainingState) -> None:
         """Copy `state` off the devices, and write it while training goes on. The arrays may be donated afterwards."""

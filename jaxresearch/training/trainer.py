@@ -14,6 +14,7 @@ import numpy as np
 from jax import stages
 
 from jaxresearch.budget import Budget
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import RunProgress
 from jaxresearch.program.mesh import Placement, one_device
 from jaxresearch.program.program import LoadedProgram
@@ -74,6 +75,10 @@ class TrainingFailedError(Exception):
         self.reason, self.step, self.seconds, self.timeout = reason, step, seconds, timeout
         self.hopeless, self.flops = hopeless, flops
         self.curve = tuple(curve)
+
+
+class TrainingGivenUp(JaxresearchError):  # noqa: N818 - a request that was obeyed
+    """The driver wants the training to end; its checkpoint is written."""
 
 
 def compile_program(program: LoadedProgram, placement: Placement | None = None) -> CompiledProgram:
@@ -238,8 +243,10 @@ def train(
             where = f"at {meter.progress:.0%} of its budget, step {meter.steps}"
             raise failed(f"training was cut after {wall_cap_seconds:.0f} s, {where}", meter.steps, timeout=True)
         on_progress(RunProgress("train", meter.progress, loss if math.isfinite(loss) else None, meter.steps))
-        if checkpoints is not None and checkpoints.due(meter.seconds):
+        if checkpoints is not None and (checkpoints.given_up or checkpoints.due(meter.seconds)):
             loss = checkpoint()
+            if checkpoints.given_up:
+                raise TrainingGivenUp(f"training was given up at step {meter.steps}")
     while in_flight:
         loss = _settle(in_flight.popleft(), curve, failed)
     jax.block_until_ready(leaves)

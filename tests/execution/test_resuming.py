@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -9,7 +10,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from jaxresearch.execution import local
-from jaxresearch.execution.housing import WorkerHouse
 from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
 from jaxresearch.training.seal import checkpoint_folder, sealed
 from tests.laboratory import BASELINE, Laboratory
@@ -21,10 +21,16 @@ STEPS = "400steps"
 def writing(make_laboratory: Callable[..., Laboratory]) -> Iterator[Laboratory]:
     """A laboratory that writes a checkpoint after every 20 ms of training."""
     laboratory = make_laboratory()
-    settings = laboratory.executor._settings.model_copy(update={"checkpoint_seconds": 0.02})
-    laboratory.executor._settings, laboratory.executor._house = settings, WorkerHouse(settings)
+    _write_every(laboratory, 0.02)
     yield laboratory
     laboratory.close()
+
+
+def _write_every(laboratory: Laboratory, seconds: float) -> None:
+    """For the executor, which looks for checkpoints, and for the workers to come, which write them."""
+    executor = laboratory.executor
+    executor._settings = executor._settings.model_copy(update={"checkpoint_seconds": seconds})
+    executor._house._settings = executor._house._settings.model_copy(update={"checkpoint_seconds": seconds})
 
 
 def killing(laboratory: Laboratory, request, times: int) -> Callable:
@@ -72,3 +78,32 @@ def test_a_run_that_fails_leaves_no_checkpoint(writing: Laboratory):
     assert isinstance(outcome, FailedRun)
     assert outcome.verdict is Verdict.TIMEOUT
     assert not checkpoint_folder(writing.executor._settings.runs, request.identity).exists()
+
+
+def test_a_training_that_is_given_up_writes_its_checkpoint_and_goes_on_from_there(
+    make_laboratory: Callable[..., Laboratory],
+):
+    """SIGTERM, or a second Ctrl-C: the run is cancelled long before a checkpoint would have been due."""
+    laboratory = make_laboratory()
+    executor = laboratory.executor
+    _write_every(laboratory, 3600.0)
+    executor._parting_seconds = 20.0
+    traced = laboratory.traced(BASELINE)
+    request = laboratory.request(traced, budget="3000steps")
+    folder = checkpoint_folder(executor._settings.runs, request.identity)
+
+    async def cancelled() -> None:
+        reached = asyncio.Event()
+        work = asyncio.ensure_future(executor.run(request, lambda p: reached.set() if p.step >= 50 else None))
+        await reached.wait()
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    laboratory.runner.run(cancelled())
+    (steps,) = sealed(folder)
+    assert 50 <= steps < 3000
+    assert not executor._worker.alive
+    outcome = laboratory.runner.run(executor.run(request, lambda _: None))
+    assert isinstance(outcome, CompletedRun), outcome
+    assert [each.steps for each in outcome.resumed] == [steps]
