@@ -95,7 +95,7 @@ function indexPage() {
   listen(`${state.home}events`, connection, (news) => { state.studies = news.studies; show(); });
 }
 
-const folderName = (path) => path.replace(/\/+$/, '').split('/').pop() || path;
+function folderName(path) { return path.replace(/\/+$/, '').split('/').pop() || path; }
 
 function listen(url, badge, onNews) {
   const source = new EventSource(url);
@@ -106,4 +106,4 @@ function listen(url, badge, onNews) {
   source.addEventListener('trouble', (event) => say(JSON.parse(event.data).error, 'off'));
 }
 
-if (state.kind === 'index') indexPage(); else studyPage();
+if (state.kind === 'index') indexPage(); else if (state.kind === 'tournament') tournamentPage(); else studyPage();
