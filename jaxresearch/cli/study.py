@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 from pathlib import Path
 
 import click
@@ -39,6 +40,9 @@ from jaxresearch.errors import ConfigurationError
     help="A program.md: goals, taboos and ideas for the strategy.",
 )
 @click.option("--approve", type=click.Choice(["none", "code"]), help="code: ask you before a changed source is traced.")
+@click.option(
+    "--track", "tracks", multiple=True, metavar="NAME", help="A tracker too, such as tensorboard; repeatable."
+)
 @click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
 @sandbox_option
 @click.option(
@@ -64,6 +68,7 @@ def run(
     max_tokens: int | None,
     folder: Path | None,
     approve: str | None,
+    tracks: tuple[str, ...],
     devices: int | None,
     fsdp: int | None,
     instructions: Path | None,
@@ -75,6 +80,7 @@ def run(
 ) -> int:
     """Run a study: baseline first, then experiments, each kept or not for a reason that is shown."""
     from jaxresearch.study.session import create_study
+    from jaxresearch.tracking import check_trackers
 
     config = make_config(
         config_file,
@@ -94,7 +100,9 @@ def run(
         execution__executor=executor,
         sandbox__require=require_sandbox,
         oversight__approve=approve,
+        tracking=json.dumps(tracks) if tracks else None,
     )
+    check_trackers(config.tracking)
     approver_for(config)  # nobody to ask: refuse before anything is made
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     with Display(output) as display:
@@ -114,6 +122,7 @@ def run(
 @click.option("--llm", metavar="MODEL", help="Another model for what is left.")
 @click.option("--max-cost", type=click.FloatRange(0), help="Another cap, in US dollars, from now on.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Another cap, in tokens, from now on.")
+@click.option("--track", "tracks", multiple=True, metavar="NAME", help="As for `run`, instead of what the study says.")
 @sandbox_option
 @output_options
 @hosts_options
@@ -122,11 +131,20 @@ def resume(
     llm: str | None,
     max_cost: float | None,
     max_tokens: int | None,
+    tracks: tuple[str, ...],
     require_sandbox: str | None,
     output: Output,
 ) -> int:
     """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider, a cap."""
-    return _drive(study, output, llm=llm, max_cost=max_cost, max_tokens=max_tokens, require_sandbox=require_sandbox)
+    return _drive(
+        study,
+        output,
+        llm=llm,
+        max_cost=max_cost,
+        max_tokens=max_tokens,
+        require_sandbox=require_sandbox,
+        track=tracks or None,
+    )
 
 
 def _drive(
@@ -137,18 +155,21 @@ def _drive(
     max_cost: float | None = None,
     max_tokens: int | None = None,
     require_sandbox: str | None = None,
+    track: tuple[str, ...] | None = None,
 ) -> int:
     from jaxresearch.study.session import drive
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import status_object
+    from jaxresearch.tracking import Trackers
 
     study = Study.open(folder)
     try:
         ask = approver_for(study.config)
-        with StudyDisplay(output) as display:
+        names = study.config.tracking if track is None else track
+        with StudyDisplay(output) as display, Trackers(study, display, names, output.note) as trackers:
             going = drive(
                 study,
-                display,
+                trackers,
                 llm=llm,
                 max_cost=max_cost,
                 max_tokens=max_tokens,
