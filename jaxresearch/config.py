@@ -233,6 +233,7 @@ class StudyConfig(_Part):
     oversight: OversightConfig = OversightConfig()
     hooks: HooksConfig = HooksConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    tracking: tuple[str, ...] = Field(default=(), description="trackers: tensorboard, or installed ones")
     seed: int = Field(default=0, ge=0, lt=2**31, description="of the study: run seeds and the strategy's choices")
     experiments: int = Field(default=8, ge=0, description="proposals to try, the baseline not counted")
     slots: int = Field(default=1, ge=1, le=64, description="proposals asked for at a time")

@@ -11,14 +11,14 @@ import click
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.errors import JaxresearchError
 
-_FORMATS = ["tsv", "json", "patch", "branch"]
+_FORMATS = ["tsv", "json", "jsonl", "patch", "branch"]
 
 
 @click.command(epilog="Example: jaxresearch export studies/mine --format patch -o winner.patch")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option(
     "--format", "kind", type=click.Choice(_FORMATS), default="tsv", show_default=True,
-    help="tsv: autoresearch's log. json: everything (docs/export.md). patch, branch: the winner.",
+    help="tsv: autoresearch's log. json: everything (docs/export.md). jsonl: figures by event. patch, branch: the winner.",
 )  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="A file; standard output otherwise.")
 @click.option("--experiment", type=click.IntRange(0), help="Of patch and branch: another one than the best.")
@@ -51,7 +51,7 @@ def export(
     if kind == "patch":
         text, facts = _patch(study, experiment, ablated)
     else:
-        text, facts = (_tsv if kind == "tsv" else _json)(study)
+        text, facts = {"tsv": _tsv, "json": _json, "jsonl": _jsonl}[kind](study)
     what = facts.pop("what")
     facts = {"study": str(study), "format": kind, **facts, "file": str(out) if out else None}
     if out is not None:
@@ -64,6 +64,18 @@ def export(
         _print(text)
     else:
         output.note(f"{what} written to {out}")
+
+
+def _jsonl(study: Path) -> tuple[str, dict[str, Any]]:
+    from jaxresearch.study.study import Study
+    from jaxresearch.tracking import metrics_lines
+
+    opened = Study.open(study)
+    try:
+        lines = list(metrics_lines(opened.events()))
+    finally:
+        opened.close()
+    return "".join(lines), {"rows": len(lines), "what": f"{len(lines)} lines"}
 
 
 def _tsv(study: Path) -> tuple[str, dict[str, Any]]:

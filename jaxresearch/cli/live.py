@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from typing import Self, assert_never
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from jaxresearch.cli.board import Board
 from jaxresearch.cli.common import Output
 from jaxresearch.execution.base import RunProgress, TracedCandidate
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
@@ -50,18 +52,30 @@ class Display:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._said, self._warned_of_worker = "", False
-        self.live = output.progress.is_terminal and not output.quiet
-        columns = (TextColumn("  {task.description}", markup=False), BarColumn(24), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=output.progress, transient=True, disable=not self.live)
         self._task: TaskID | None = None
         self._name = ""
+        self.live = output.progress.is_terminal and not output.quiet
+        columns = (TextColumn("  {task.description}", markup=False), BarColumn(24), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=output.progress, auto_refresh=False)
+        self._moving = Live(
+            get_renderable=self._now,
+            console=output.progress,
+            transient=True,
+            refresh_per_second=4,
+            vertical_overflow="crop",
+        )
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self.live:
+            self._moving.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._moving.stop()
+
+    def _now(self) -> RenderableType:
+        """What is drawn in place below the lines that stay."""
+        return self._progress.get_renderable() if self._task is not None else ""
 
     @property
     def console(self) -> Console:
@@ -71,12 +85,12 @@ class Display:
     def silent(self) -> Iterator[None]:
         """Without the moving line, while a person is asked something."""
         self.clear()
-        self._progress.stop()
+        self._moving.stop()
         try:
             yield
         finally:
             if self.live:
-                self._progress.start()
+                self._moving.start()
 
     def show(self, name: str, text: str, done: float | None) -> None:
         """`name` tells one activity from the next; a new one starts a new clock. done: 0 to 1, None when unknown."""
@@ -144,8 +158,26 @@ def run_text(progress: RunProgress) -> str:
 class StudyDisplay(Display):
     """A study as it goes: a Reporter."""
 
+    def __init__(self, output: Output) -> None:
+        self._board = Board()
+        super().__init__(output)
+
+    def _now(self) -> RenderableType:
+        return super()._now() if self._task is not None else self._board
+
+    def clear(self) -> None:
+        super().clear()
+        self._board.activity = ""
+
+    def doing(self, text: str) -> None:
+        """What goes on while no run has anything to tell."""
+        self.clear()
+        self._board.activity = text
+
     def on_event(self, stored: StoredEvent, history: History) -> None:
         event = stored.event
+        self._board.learn(history)
+        self._several = sum(entry.running is not None for entry in history.entries) > 1 or history.config.slots > 1
         match event:
             case SessionStarted():
                 self._say_session(history)
@@ -156,14 +188,15 @@ class StudyDisplay(Display):
                 if history.sessions and event.number == 0 and isinstance(event.outcome, TracedCandidate):
                     self._line(f"baseline: {event.outcome.parameters:,} parameters", "bold", number=0)
                     self.warn_of(event.outcome.sandbox)
-                self.show(f"trace {event.number}", "traced", None)
+                self.doing(f"{event.number} is traced")
             case RunStarted():
-                self.show(f"run {event.number} {event.seed}", f"seed {event.seed}: starting", None)
+                self.doing(f"{event.number}, seed {event.seed}: starting")
             case RunFinished():
                 self.clear()
+                self._board.end(event.number, event.outcome.seed)
                 self.warn_of_worker(getattr(event.outcome, "worker", ""))
                 shared = f"; same as experiment {event.shared_from}" if event.shared_from is not None else ""
-                self._line(f"{outcome_text(event.outcome)}{shared}")
+                self._line(f"{outcome_text(event.outcome)}{shared}", number=event.number if self._several else None)
             case Quarantined():
                 self._line(f"quarantined: {one_line(event.reason, 300)}; it runs again on fresh seeds", "bold yellow")
             case Decided():
@@ -174,23 +207,26 @@ class StudyDisplay(Display):
             case ProposalFailed():
                 self._line(f"no proposal: {one_line(event.reason, 300)}", "yellow")
             case ProposalRequested():
-                self.show(f"round {event.round}", "choosing the next experiment", None)
+                self.doing("choosing the next experiment")
             case Stopped():
                 self.clear()
+                self._board.end()
             case TestOpened():
                 again = "" if event.opening == 1 else f" again (opening {event.opening})"
                 self._line(f"the sealed test is opened{again}, on {len(event.seeds)} fresh seeds", "bold")
             case TestScored():
                 self.clear()
+                self._board.end(event.number, event.outcome.seed)
                 self._line(f"{event.number:4}  {outcome_text(event.outcome)}")
             case TrialOpened():
                 self._line(
                     f"{event.purpose} of experiment {event.experiment}, on {len(event.seeds)} fresh seeds", "bold"
                 )
             case TrialTraced():
-                self.show(f"trace {event.arm}", f"traced: {event.arm}", None)
+                self.doing(f"traced: {event.arm}")
             case TrialRun():
                 self.clear()
+                self._board.end(seed=event.outcome.seed)
                 self._line(f"      {event.arm}: {outcome_text(event.outcome)}")
             case TrialJudged():
                 verdict = "needed" if event.needed else "not needed"
@@ -201,8 +237,8 @@ class StudyDisplay(Display):
                 assert_never(event)
 
     def on_progress(self, number: int, seed: int, progress: RunProgress) -> None:
-        done = progress.progress if progress.stage == "train" else None
-        self.show(f"run {number} {seed} {progress.stage}", f"{number:4}  seed {seed}: {run_text(progress)}", done)
+        self.clear()
+        self._board.move(number, seed, progress)
 
     def _say_session(self, history: History) -> None:
         config = history.config
@@ -217,7 +253,8 @@ class StudyDisplay(Display):
             return
         experiment = history.entries[event.number].experiment
         score = f" {score_text(experiment)}" if experiment.val_bpb is not None else ""
-        self._line(f"{event.verdict}{score}: {one_line(event.reason, 300)}", style)
+        number = event.number if self._several else None
+        self._line(f"{event.verdict}{score}: {one_line(event.reason, 300)}", style, number=number)
 
     def _line(self, text: str, style: str = "", number: int | None = None) -> None:
         """A line that belongs to an experiment; what does not fit goes on below its beginning."""

@@ -1,8 +1,9 @@
-"""`report`: a study as one self-contained page, and as a figure for a paper."""
+"""`report`: a study or a tournament as one self-contained page, and as a figure for a paper."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,37 +12,52 @@ from jaxresearch.errors import JaxresearchError
 
 
 @click.command(epilog="Example: jaxresearch report studies/mine -o report.html --figure progress.svg")
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="STUDY_OR_TOURNAMENT", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page; STUDY/report.html if left out."
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page; report.html in it if left out."
 )
-@click.option(
-    "--figure", type=click.Path(path_type=Path, dir_okay=False), help="The progress chart too, as .svg, .png or .pdf."
-)
+@click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Its chart too, as .svg, .png or .pdf.")
 @output_options
-def report(study: Path, out: Path | None, figure: Path | None, output: Output) -> None:
-    """Write a study as one HTML page that needs nothing else: charts, diffs, verdicts, costs, integrity."""
-    from jaxresearch.report.build import read_record
-    from jaxresearch.report.figure import check_figure, write_progress
-    from jaxresearch.report.page import render_report
+def report(folder: Path, out: Path | None, figure: Path | None, output: Output) -> None:
+    """Write a study as one HTML page that needs nothing else: charts, diffs, verdicts, costs, integrity.
+
+    Of a tournament: best-so-far curves with bands over experiments, accelerator time and dollars, and the contrasts.
+    """
+    from jaxresearch.report.figure import check_figure
+    from jaxresearch.tournament.tournament import PLAN_FILE
 
     if figure is not None:
         check_figure(figure)
-    record = read_record(study)
-    out = out or study / "report.html"
-    page = render_report(record)
+    write = _tournament if (folder / PLAN_FILE).is_file() else _study
+    page, facts = write(folder, figure)
+    out = out or folder / "report.html"
     try:
         out.write_text(page, "utf-8")
     except OSError as error:
         raise JaxresearchError(f"--out: {out} cannot be written: {error.strerror}.", fix="Choose another.") from None
-    if figure is not None:
-        write_progress(record, figure)
-    facts = {
-        "study": str(study),
-        "file": str(out),
-        "bytes": len(page.encode()),
-        "figure": str(figure) if figure else None,
-        "experiments": len(record.experiments) - 1,
-    }
+    facts |= {"file": str(out), "bytes": len(page.encode()), "figure": str(figure) if figure else None}
     written = f"{out} ({facts['bytes'] / 1e6:.1f} MB)" + (f" and {figure}" if figure else "")
     output.result(facts, lambda console: console.print(f"Written: {written}. Open it in a browser.", markup=False))
+
+
+def _study(folder: Path, figure: Path | None) -> tuple[str, dict[str, Any]]:
+    from jaxresearch.report.build import read_record
+    from jaxresearch.report.figure import write_progress
+    from jaxresearch.report.page import render_report
+
+    record = read_record(folder)
+    if figure is not None:
+        write_progress(record, figure)
+    return render_report(record), {"study": str(folder), "experiments": len(record.experiments) - 1}
+
+
+def _tournament(folder: Path, figure: Path | None) -> tuple[str, dict[str, Any]]:
+    from jaxresearch.report.figure import write_curves
+    from jaxresearch.report.page import render_tournament
+    from jaxresearch.tournament.results import results
+    from jaxresearch.tournament.tournament import Tournament
+
+    found = results(Tournament.open(folder))
+    if figure is not None:
+        write_curves(found, figure)
+    return render_tournament(found), {"tournament": str(folder), "repeats": found["repeats"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,7 +15,8 @@ from rich.text import Text
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.cli.live import outcome_text, score_text
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.experiment import CompletedRun, Experiment, Verdict
+from jaxresearch.experiment import CompletedRun, Experiment, RunOutcome, Verdict
+from jaxresearch.report.timeline import Spending, spending
 from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.noise import NoiseFloor
 from jaxresearch.study.beside import said_of_trials
@@ -67,8 +69,10 @@ def show(study: Path, experiment: int | None, output: Output) -> None:
                 f"{study} has no experiment {experiment}.", fix=f"It has 0 to {len(history.entries) - 1}."
             )
         diff = clean(opened.diff(experiment)) if experiment else ""
+        spent = spending(opened.events(), experiment)
         facts = {**_facts(history, history.entries[experiment].experiment), "diff": diff}
-        output.result(facts, lambda console: _print_experiment(console, history, experiment, diff, study))
+        facts |= {"llm_calls": spent.calls, "llm_tokens": spent.tokens, "llm_cost_usd": spent.cost_usd}
+        output.result(facts, lambda console: _print_experiment(console, history, experiment, diff, study, spent))
     finally:
         opened.close()
 
@@ -208,7 +212,33 @@ def _facts(history: History, experiment: Experiment) -> dict:
     }
 
 
-def _print_experiment(console: Console, history: History, number: int, diff: str, folder: Path) -> None:
+def _more_of(outcome: RunOutcome) -> Iterator[tuple[str, str]]:
+    """What is worth a line beside a run's score."""
+    if isinstance(outcome, CompletedRun):
+        if outcome.worker:
+            yield "worker", one_line(outcome.worker, 300)
+        if outcome.attention:
+            yield "attention", one_line(outcome.attention, 300)
+        if outcome.mfu is not None:
+            yield "mfu", f"{outcome.mfu:.1%} of {outcome.devices} x {outcome.device}"
+        if outcome.checkpoint:
+            yield "checkpoint", f"{outcome.checkpoint[:19]}, its final state"
+    for each in outcome.resumed:
+        alike = "" if each.alike else ", on another kind of machine than had written it"
+        yield "resumed", f"at {each.progress:.0%}, step {each.steps}{alike}"
+    if outcome.checkpoint_note:
+        yield "checkpoint", one_line(outcome.checkpoint_note, 300)
+
+
+def _llm_text(spent: Spending, model: str) -> str:
+    return f"{spent.calls:.3g} requests, {spent.tokens:,.0f} tokens, ${spent.cost_usd:.4f}" + (
+        f", {model}" if model else ""
+    )
+
+
+def _print_experiment(
+    console: Console, history: History, number: int, diff: str, folder: Path, spent: Spending
+) -> None:
     entry = history.entries[number]
     experiment, proposal = entry.experiment, entry.experiment.proposal
 
@@ -224,20 +254,22 @@ def _print_experiment(console: Console, history: History, number: int, diff: str
             line("expected", one_line(proposal.expected_effect, 500))
         if proposal.config:
             line("config", ", ".join(f"{key} = {value}" for key, value in proposal.config.items()))
+        if proposal.repairs is not None:
+            line("second try", f"of experiment {proposal.repairs}, which crashed")
     line("verdict", f"{experiment.verdict or 'pending'}", _STYLES.get(experiment.verdict, "red"))
     line("because", one_line(experiment.reason, 1000) or "-")
     if entry.quarantine is not None:
         seeds = ", ".join(map(str, entry.quarantine.seeds))
         line("quarantine", f"{one_line(entry.quarantine.reason, 500)}; again on seeds {seeds}", "bold yellow")
+    if spent.calls:
+        line("LLM", _llm_text(spent, entry.llm))
     line("val_bpb", score_text(experiment))
     line("commit", experiment.commit[:12] or "-")
     line("program", experiment.program or "-")
     for outcome in experiment.runs:
         line("run", outcome_text(outcome))
-        if isinstance(outcome, CompletedRun) and outcome.attention:
-            line("attention", f"  {one_line(outcome.attention, 300)}")
-        if isinstance(outcome, CompletedRun) and outcome.mfu is not None:
-            line("mfu", f"  {outcome.mfu:.1%} of {outcome.devices} x {outcome.device}")
+        for key, text in _more_of(outcome):
+            line(key, f"  {text}")
         for audit in outcome.audits:
             state = "passed" if audit.passed else "FAILED"
             detail = f": {one_line(audit.detail, 200)}" if audit.detail else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ from jaxresearch.errors import ConfigurationError
     help="A program.md: goals, taboos and ideas for the strategy.",
 )
 @click.option("--approve", type=click.Choice(["none", "code"]), help="code: ask you before a changed source is traced.")
+@click.option(
+    "--track", "tracks", multiple=True, metavar="NAME", help="A tracker too, such as tensorboard; repeatable."
+)
 @mesh_options
 @sandbox_option
 @click.option(
@@ -53,6 +57,7 @@ def run(
     stop_after_no_gain: int | None,
     folder: Path | None,
     approve: str | None,
+    tracks: tuple[str, ...],
     mesh: dict[str, Any],
     instructions: Path | None,
     require_sandbox: str | None,
@@ -63,6 +68,7 @@ def run(
 ) -> int:
     """Run a study: baseline first, then experiments, each kept or not for a reason that is shown."""
     from jaxresearch.study.session import create_study
+    from jaxresearch.tracking import check_trackers
 
     config = make_config(
         config_file,
@@ -74,9 +80,11 @@ def run(
         execution__executor=executor,
         sandbox__require=require_sandbox,
         oversight__approve=approve,
+        tracking=json.dumps(tracks) if tracks else None,
         **asked,
         **mesh,
     )
+    check_trackers(config.tracking)
     approver_for(config)  # nobody to ask: refuse before anything is made
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     with Display(output) as display:
@@ -99,12 +107,20 @@ def run(
 @click.option("--stop-after-no-gain", type=click.IntRange(0), metavar="N", help="From now on; 0: never.")
 @click.option("--max-cost", type=click.FloatRange(0), help="Another cap, in US dollars, from now on.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Another cap, in tokens, from now on.")
+@click.option("--track", "tracks", multiple=True, metavar="NAME", help="As for `run`, instead of what the study says.")
 @sandbox_option
 @output_options
 @hosts_options
-def resume(study: Path, llm: str | None, require_sandbox: str | None, output: Output, **caps: float | None) -> int:
+def resume(
+    study: Path,
+    llm: str | None,
+    tracks: tuple[str, ...],
+    require_sandbox: str | None,
+    output: Output,
+    **caps: float | None,
+) -> int:
     """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider, a cap."""
-    return _drive(study, output, llm=llm, caps=caps, require_sandbox=require_sandbox)
+    return _drive(study, output, llm=llm, caps=caps, require_sandbox=require_sandbox, track=tracks or None)
 
 
 def _drive(
@@ -114,19 +130,22 @@ def _drive(
     llm: str | None = None,
     caps: dict[str, float | None] | None = None,
     require_sandbox: str | None = None,
+    track: tuple[str, ...] | None = None,
 ) -> int:
     from jaxresearch.study.heartbeat import liveness
     from jaxresearch.study.session import drive
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import status_object
+    from jaxresearch.tracking import Trackers
 
     study = Study.open(folder)
     try:
         ask = approver_for(study.config)
-        with StudyDisplay(output) as display:
+        names = study.config.tracking if track is None else track
+        with StudyDisplay(output) as display, Trackers(study, display, names, output.note) as trackers:
             going = drive(
                 study,
-                display,
+                trackers,
                 llm=llm,
                 caps=caps,
                 require_sandbox=require_sandbox,

@@ -28,14 +28,17 @@ from jaxresearch.report.record import (
 )
 from jaxresearch.report.timeline import PHASES, Timeline
 from jaxresearch.study.beside import said_of_trials
+from jaxresearch.study.confirm import conclusion as confirmed_in_words
 from jaxresearch.study.cuts import cuts
 from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.history import Entry, History, fold
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.ledger import Ledger
+from jaxresearch.study.summary import expected_false_keeps, repairs
 from jaxresearch.study.workspace import Workspace
 
 INSTRUCTIONS_LIMIT = 20_000
+_PROPOSED = ("hypothesis", "expected_effect", "tag", "config", "predicted_bpb", "confidence", "repairs")
 
 
 class StudyReader:
@@ -171,9 +174,16 @@ def study_record(
         train_seconds_saved=saved.train_seconds_saved,
         machine_warning=drift_warning(history),
         trials=tuple(said_of_trials(history)),
+        confirmation=confirmed_in_words(history) if history.openings else "",
+        expected_false_keeps=expected_false_keeps(history),
+        repairs=repairs(history),
         llm_calls=costs.llm_calls,
         llm_tokens=costs.llm_tokens,
         llm_cost_usd=costs.llm_cost_usd,
+        llm_unpriced_tokens=costs.llm_unpriced_tokens,
+        llm_possible_cost_usd=costs.llm_possible_cost_usd,
+        max_cost=history.max_cost,
+        max_seconds=config.max_seconds,
         phases=tuple(PhaseRecord(name=name, seconds=timeline.phases[name]) for name in PHASES),
         integrity=_integrity(history, anchored, anchors),
         incidents=tuple(IncidentRecord.model_validate(vars(each)) for each in history.incidents),
@@ -195,12 +205,9 @@ def experiment_record(
     paired = _paired(experiment, rival) if rival is not None else None
     return ExperimentRecord.model_validate(
         {
-            **(
-                {}
-                if proposal is None
-                else proposal.model_dump(include={"hypothesis", "expected_effect", "tag", "config"})
-            ),
+            **({} if proposal is None else proposal.model_dump(include=set(_PROPOSED))),
             "number": entry.number,
+            "llm": entry.llm,
             "parent": experiment.parent,
             "title": experiment.title,
             "diff": diff,
@@ -265,7 +272,11 @@ def _integrity(history: History, anchored: bool | None, anchors: int) -> Integri
         anchored=anchored,
         anchors=anchors,
         sandboxes=Counter(run.sandbox or "unknown" for run in completed),
+        workers=Counter(run.worker or "unknown" for run in completed),
         devices=Counter(run.device for run in completed),
+        attention=Counter(run.attention for run in completed if run.attention),
+        checkpoints=sum(bool(run.checkpoint) for run in completed),
+        resumed=sum(bool(run.resumed) for run in runs),
         audits=tuple(
             AuditTotal(
                 name=name,

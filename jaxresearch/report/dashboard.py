@@ -31,9 +31,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.report.page import json_block, render_live
+from jaxresearch.report.page import json_block, render_live, render_tournament
 from jaxresearch.report.watch import WatchedStudy, Watcher
 from jaxresearch.text import one_line
+from jaxresearch.tournament.results import results
+from jaxresearch.tournament.tournament import Tournament
 
 POLL_SECONDS = 1.0
 LIST_POLL_SECONDS = 3.0
@@ -55,7 +57,11 @@ class Dashboard:
 
     async def index(self, request: Request) -> Response:
         cards = await self._read(self._cards)
-        data = {"kind": "index", "home": "/", "folder": one_line(str(self._watcher.folder), 300), "studies": cards}
+        folder = one_line(str(self._watcher.folder), 300)
+        tournaments = [
+            {"name": one_line(name), "href": f"/tournaments/{quote(name)}"} for name in await self._tournaments()
+        ]
+        data = {"kind": "index", "home": "/", "folder": folder, "studies": cards, "tournaments": tournaments}
         return HTMLResponse(render_live(data, title="Studies"))
 
     async def study(self, request: Request) -> Response:
@@ -65,6 +71,16 @@ class Dashboard:
             return PlainTextResponse("There is no study of that name.", 404)
         data = {**page, "home": "/", "base": f"/api/{quote(name, safe='')}"}
         return HTMLResponse(render_live(data, title=one_line(name)))
+
+    async def tournament(self, request: Request) -> Response:
+        folder = (await self._tournaments()).get(request.path_params["name"])
+        if folder is None:
+            return PlainTextResponse("There is no tournament of that name.", 404)
+        facts = await self._read(lambda: results(Tournament.open(folder)))
+        return HTMLResponse(render_tournament(facts, live=True))
+
+    async def _tournaments(self) -> dict[str, Path]:
+        return await self._read(self._watcher.tournaments)
 
     async def experiment(self, request: Request) -> Response:
         number = request.path_params["number"]
@@ -78,7 +94,7 @@ class Dashboard:
             return JSONResponse({"error": "no such study"}, 404)
 
         async def changes() -> AsyncIterator[tuple[str, dict[str, Any], int]]:
-            seen = after
+            seen, running = after, None
             while not self.stopping.is_set():
                 try:
                     news = await self._of(name, partial(_since, seen))
@@ -88,6 +104,10 @@ class Dashboard:
                 if news is not None:
                     seen, data = news
                     yield "news", data, seen
+                now = await self._of(name, lambda study: study.running())
+                if now is not None and now != running:
+                    running = now
+                    yield "running", {"running": now}, seen
                 await self._sleep(self._poll_seconds)
 
         return _stream(changes(), self.stopping)
@@ -109,6 +129,7 @@ class Dashboard:
             Route("/", self.index, methods=["GET"]),
             Route("/events", self.index_events, methods=["GET"]),
             Route("/studies/{name:path}", self.study, methods=["GET"]),
+            Route("/tournaments/{name:path}", self.tournament, methods=["GET"]),
             Route("/api/{name:path}/events", self.study_events, methods=["GET"]),
             Route("/api/{name:path}/experiments/{number:int}", self.experiment, methods=["GET"]),
         ]

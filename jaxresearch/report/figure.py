@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,14 @@ _AXES_POINTS = (400.0, 190.0)
 """About the size of the plotting area, for placing words."""
 KEEP, DISCARD, FAILED = "#00795a", "#76828e", "#b84a00"
 """From the page's palette; they differ in lightness too, and the markers differ in shape."""
+
+_OVER = {
+    "experiments": "experiments",
+    "accelerator_seconds": "accelerator seconds",
+    "llm_cost_usd": "dollars of language model",
+}
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b3578c", "#8a6d00", "#2a93c9", "#444c56")
+_DASHES = ("-", (0, (7, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)), (0, (4, 2)), (0, (1, 3)), (0, (12, 4)))
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -40,15 +50,24 @@ def write_progress(record: StudyRecord, path: Path) -> None:
 
     Equal records give equal files.
     """
+    _write(path, lambda figure: _draw(figure.add_subplot(), record), (6.5, 3.4))
+
+
+def write_curves(facts: Mapping[str, Any], path: Path) -> None:
+    """Draw the best-so-far curves of `compare --json`'s object, with their bands, over three kinds of spending."""
+    _write(path, lambda figure: _draw_curves(figure, facts), (7.2, 2.9))
+
+
+def _write(path: Path, draw: Callable[[Any], None], size: tuple[float, float]) -> None:
     check_figure(path)
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.5, 3.4), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        _draw(figure.add_subplot(), record)
+        draw(figure)
         dateless = {"Date": None} if path.suffix.lower() == ".svg" else {}
         if path.suffix.lower() == ".pdf":
             dateless = {"CreationDate": None}
@@ -56,6 +75,29 @@ def write_progress(record: StudyRecord, path: Path) -> None:
             figure.savefig(path, dpi=200, metadata=dateless)
         except OSError as error:
             raise JaxresearchError(f"--figure: {path} cannot be written: {error.strerror}.") from None
+
+
+def _draw_curves(figure: Any, facts: Mapping[str, Any]) -> None:
+    panels = figure.subplots(1, len(_OVER), sharey=True)
+    for axes, (over, label) in zip(panels, _OVER.items(), strict=True):
+        axes.set(xlabel=label)
+        axes.grid(axis="y", linewidth=0.3, alpha=0.6)
+        for arm, colour, dashes in zip(facts["strategies"], cycle(_COLOURS), cycle(_DASHES)):
+            points = arm.get("best_so_far", {}).get(over, [])
+            if not points:
+                continue
+            xs = [point[over] for point in points]
+            low, high = [point["low"] for point in points], [point["high"] for point in points]
+            axes.fill_between(xs, low, high, step="post", color=colour, alpha=0.14, linewidth=0)
+            means = [point["mean"] for point in points]
+            axes.step(
+                xs, means, where="post", color=colour, linestyle=dashes, linewidth=1.2, label=one_line(arm["name"], 40)
+            )
+    panels[0].set(ylabel="best validation bits per byte so far")
+    if facts["repeats"]:
+        panels[-1].legend(frameon=False, fontsize=6.5)
+    else:
+        panels[0].text(0.5, 0.5, "no repeat is complete yet", transform=panels[0].transAxes, ha="center")
 
 
 def _draw(axes: Any, record: StudyRecord) -> None:

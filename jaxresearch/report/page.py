@@ -9,22 +9,37 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from jaxresearch.report.record import ExperimentRecord, RunRecord, StudyRecord
+from jaxresearch.report.record import ExperimentRecord, RunRecord, StudyRecord, clean_value
+from jaxresearch.text import one_line
 
-SCRIPTS = ("dom.js", "plot.js", "progress.js", "tree.js", "loss.js", "experiments.js", "sections.js", "page.js")
-DIFF_CHARACTERS = 1_000_000
+SCRIPTS = (
+    "dom.js",
+    "plot.js",
+    "progress.js",
+    "tree.js",
+    "loss.js",
+    "experiments.js",
+    "sections.js",
+    "tournament.js",
+    "page.js",
+)
+DIFF_CHARACTERS = 800_000
 """Of all diffs of a page together. Above it, the longest are cut first, and say so."""
 CURVE_POINTS = 60_000
 MOST_POINTS, FEWEST_POINTS = 96, 12
+INCIDENTS = 50
+"""The last, which a page lists."""
 TEXT_LIMIT, TRACEBACK_LIMIT = 4000, 4000
 _CUT = "\n… cut here; `jaxresearch show` has all of it\n"
 
@@ -33,6 +48,26 @@ def render_report(record: StudyRecord) -> str:
     """`record` as one self-contained HTML page."""
     data = {"kind": "study", "live": False, **page_data(record)}
     return _render(data, title=record.study, record=record)
+
+
+def render_tournament(facts: Mapping[str, Any], *, live: bool = False) -> str:
+    """The object of `compare --json` as one self-contained HTML page, or as a page of the dashboard."""
+    data = {"kind": "tournament", "live": live, "home": "/", **tournament_data(facts)}
+    return _render(data, title=data["tournament"]["tournament"], record=None, tournament=data["tournament"])
+
+
+def tournament_data(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page's script reads: the facts without single repeats' curves, their texts clean, their numbers short."""
+    arms = [{name: value for name, value in arm.items() if name != "curves"} for arm in facts["strategies"]]
+    cleaned = clean_value({**facts, "strategies": arms})
+    return {"tournament": _rounded(cleaned), "version": _version()}
+
+
+def _version() -> str:
+    try:
+        return version("jaxresearch")
+    except PackageNotFoundError:
+        return ""
 
 
 def render_live(data: Mapping[str, Any], *, title: str) -> str:
@@ -55,24 +90,28 @@ def page_data(record: StudyRecord) -> dict[str, Any]:
 
 def study_data(record: StudyRecord) -> dict[str, Any]:
     """The study without its experiments."""
-    return record.model_dump(mode="json", by_alias=True, exclude={"experiments"})
+    facts = record.model_dump(mode="json", by_alias=True, exclude={"experiments", "incidents"})
+    last = [each.model_dump(mode="json") for each in record.incidents[-INCIDENTS:]]
+    short = [{**each, "detail": _cut(each["detail"], 200)} for each in last]
+    return {**facts, "incidents": short, "incident_kinds": dict(Counter(each.kind for each in record.incidents))}
 
 
 def row_data(experiment: ExperimentRecord) -> dict[str, Any]:
     """What lists and charts need of one experiment."""
     wanted = (
         "number parent verdict val_bpb sem difference difference_low difference_high p_value same_as "
-        "running_seed llm_cost_usd accelerator_seconds simpler"
+        "running_seed llm_cost_usd accelerator_seconds simpler repairs"
     ).split()
     row = experiment.model_dump(mode="json", include=set(wanted))
-    return _rounded({**row, "title": experiment.title[:300], "runs": len(experiment.runs), "tag": experiment.tag[:100]})
+    texts = {"title": experiment.title[:300], "tag": experiment.tag[:100]}
+    return _rounded({**row, **texts, "runs": len(experiment.runs), "quarantined": bool(experiment.quarantine)})
 
 
 def detail_data(experiment: ExperimentRecord, *, diff_limit: int = 60_000, points: int = MOST_POINTS) -> dict[str, Any]:
     """What one opened experiment shows."""
     wanted = (
         "expected_effect config reason compared_with commit program failure traceback trace_seconds proposed_at "
-        "decided_at llm_calls llm_tokens command quarantine"
+        "decided_at llm_calls llm_tokens command quarantine llm predicted_bpb confidence"
     ).split()
     detail = experiment.model_dump(mode="json", include=set(wanted))
     return _rounded(
@@ -98,10 +137,13 @@ def search_text(experiment: ExperimentRecord) -> str:
 def _run_data(run: RunRecord, points: int) -> dict[str, Any]:
     kept = (
         "status seed shared_from val_bpb loss steps tokens train_seconds compile_seconds eval_seconds audit_seconds "
-        "tokens_per_second mfu peak_memory_bytes parameters device attention sandbox flags verdict step"
+        "tokens_per_second mfu peak_memory_bytes parameters device devices processes attention sandbox worker flags "
+        "checkpoint resumed checkpoint_note verdict step"
     ).split()
     facts = run.model_dump(mode="json", include=set(kept))
     facts = {key: value for key, value in facts.items() if value not in (None, "", [])}
+    facts |= {key: one_line(facts[key], 120) for key in ("attention", "worker", "checkpoint_note") if key in facts}
+    facts |= {"checkpoint": run.checkpoint[:19]} if run.checkpoint else {}
     audits = [audit.model_dump(mode="json") for audit in run.audits]
     more = {"reason": _cut(run.reason, TEXT_LIMIT), "traceback": run.traceback[-TRACEBACK_LIMIT:], "audits": audits}
     return {**facts, **{key: value for key, value in more.items() if value}, "curve": _thinned(run.curve, points)}
@@ -144,7 +186,9 @@ def _fair_limit(lengths: list[int], budget: int) -> int:
     return max(remaining, default=0)
 
 
-def _render(data: Mapping[str, Any], *, title: str, record: StudyRecord | None) -> str:
+def _render(
+    data: Mapping[str, Any], *, title: str, record: StudyRecord | None, tournament: Mapping[str, Any] | None = None
+) -> str:
     script = _script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     connect = "'self'" if data["live"] else "'none'"
@@ -154,6 +198,7 @@ def _render(data: Mapping[str, Any], *, title: str, record: StudyRecord | None) 
         .render(
             title=title,
             record=record,
+            tournament=tournament,
             style=Markup(_asset("page.css")),
             script=Markup(script),
             data=Markup(json_block(data)),

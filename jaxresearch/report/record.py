@@ -38,14 +38,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _clean_value(value: Any) -> Any:
+def clean_value(value: Any) -> Any:
+    """`value`, of JSON's kinds, with all its texts clean and what is not finite as None."""
     match value:
         case str():
             return clean(value)
         case dict():
-            return {clean(str(key)): _clean_value(each) for key, each in value.items()}
+            return {clean(str(key)): clean_value(each) for key, each in value.items()}
         case list() | tuple():
-            return [_clean_value(each) for each in value]
+            return [clean_value(each) for each in value]
         case _:
             return _finite(value)
 
@@ -53,7 +54,7 @@ def _clean_value(value: Any) -> Any:
 Clean = Annotated[str, AfterValidator(clean)]
 Source = Annotated[str, AfterValidator(revealed)]
 Figure = Annotated[float | None, BeforeValidator(_finite)]
-Value = Annotated[bool | int | float | str | None, BeforeValidator(_clean_value)]
+Value = Annotated[bool | int | float | str | None, BeforeValidator(clean_value)]
 
 
 class _Record(BaseModel):
@@ -68,6 +69,14 @@ class AuditRecord(_Record):
     probes: int
     max_deviation: Figure = None
     detail: Clean = ""
+
+
+class ResumptionRecord(_Record):
+    """A run that was cut went on from a checkpoint. alike: on the device, threads and jax that had written it."""
+
+    progress: Figure
+    steps: int
+    alike: bool = True
 
 
 class RunRecord(_Record):
@@ -100,14 +109,23 @@ class RunRecord(_Record):
     threads: int | None = None
     jax: Clean = ""
     attention: Clean = Field(default="", description="what computes it: `cudnn`, or `xla` and why not a kernel")
-    sandbox: Clean = ""
+    devices: int | None = None
+    processes: int | None = None
+    sandbox: Clean = Field(default="", description="the tier in which its candidate was traced")
+    worker: Clean = Field(default="", description="the tier in which it ran; unsandboxed (why) where it had none")
     flags: tuple[Clean, ...] = ()
+    checkpoint: Clean = Field(default="", description="sha256:... of its final state, where that was kept")
+    resumed: tuple[ResumptionRecord, ...] = ()
+    checkpoint_note: Clean = Field(default="", description="why a checkpoint was not used, or not written")
     verdict: Verdict | None = None
     reason: Clean = ""
     step: int | None = None
     traceback: Source = ""
     audits: tuple[AuditRecord, ...] = ()
     curve: tuple[tuple[Figure, Figure], ...] = Field(default=(), description="(progress, training loss) pairs")
+    probes: tuple[tuple[Figure, Figure], ...] = Field(
+        default=(), description="(share of the budget, bits per byte on the first validation batch) on the way"
+    )
 
 
 class ExperimentRecord(_Record):
@@ -119,6 +137,10 @@ class ExperimentRecord(_Record):
     hypothesis: Clean = ""
     expected_effect: Clean = ""
     tag: Clean = ""
+    llm: Clean = Field(default="", description="the model that was asked for it, if any")
+    predicted_bpb: Figure = Field(default=None, description="change in val_bpb that the strategy expected")
+    confidence: Figure = Field(default=None, description="chance to be kept that the strategy stated, 0 to 1")
+    repairs: int | None = Field(default=None, description="the crashed experiment whose idea this is, once more")
     config: dict[Clean, Value] = Field(default_factory=dict, description="hyperparameters that it sets")
     diff: Source = Field(default="", description="unified diff against its parent; hidden characters spelled out")
     verdict: Verdict | None = Field(description="null while pending")
@@ -183,7 +205,11 @@ class IntegrityRecord(_Record):
     anchored: bool | None = Field(description="commit messages and ledger agree; null where that was not checked")
     anchors: int = 0
     sandboxes: dict[Clean, int] = Field(description="isolation tier: completed runs traced in it")
+    workers: dict[Clean, int] = Field(default_factory=dict, description="isolation tier of the worker: completed runs")
     devices: dict[Clean, int] = Field(default_factory=dict)
+    attention: dict[Clean, int] = Field(default_factory=dict, description="what computed it: completed runs")
+    checkpoints: int = Field(default=0, description="runs whose final state was kept")
+    resumed: int = Field(default=0, description="runs that were cut and went on from a checkpoint")
     audits: tuple[AuditTotal, ...] = ()
     refused: int = Field(default=0, description="experiments judged `invalid`: their scores count for nothing")
     flags: dict[Clean, int] = Field(default_factory=dict)
@@ -233,7 +259,7 @@ class StudyRecord(_Record):
     planned_experiments: int
     created_at: float
     updated_at: float
-    config: Annotated[dict[str, Any], BeforeValidator(_clean_value)]
+    config: Annotated[dict[str, Any], BeforeValidator(clean_value)]
     instructions: Clean = Field(default="", description="program.md")
     versions: dict[str, Clean]
     fingerprints: dict[str, Clean]
@@ -255,9 +281,16 @@ class StudyRecord(_Record):
     train_seconds_saved: float = Field(default=0.0, description="by cutting them; an estimate")
     machine_warning: str | None = Field(default=None, description="when equal programs did not run equally fast")
     trials: tuple[Clean, ...] = Field(default=(), description="each ablation and transfer in a sentence")
+    confirmation: Clean = Field(default="", description="what the sealed test said when it was last opened")
+    expected_false_keeps: Figure = Field(default=None, description="keeps by chance, at most, if nothing had an effect")
+    repairs: dict[str, int] = Field(default_factory=dict, description="crashed ideas tried again, and kept then")
     llm_calls: int
     llm_tokens: int
     llm_cost_usd: float
+    llm_unpriced_tokens: int = Field(default=0, description="of models that have no known price")
+    llm_possible_cost_usd: float = Field(default=0.0, description="at most, of requests that were never answered")
+    max_cost: Figure = Field(default=None, description="US dollars of model calls that may be used; null for no cap")
+    max_seconds: Figure = None
     phases: tuple[PhaseRecord, ...]
     integrity: IntegrityRecord
     incidents: tuple[IncidentRecord, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxresearch.experiment import CompletedRun
@@ -39,6 +40,14 @@ class Spending:
     calls: float = 0
     tokens: float = 0
     cost_usd: float = 0.0
+
+
+def spending(events: Iterable[StoredEvent], number: int) -> Spending:
+    """What the model was used for experiment `number`, by the whole ledger's `events`."""
+    timeline = Timeline()
+    for stored in events:
+        timeline.apply(stored)
+    return timeline.spending(number)
 
 
 class Timeline:

@@ -13,6 +13,8 @@ from jaxresearch.report.build import StudyReader, experiment_record
 from jaxresearch.report.page import detail_data, row_data, search_text, study_data
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.text import one_line
+from jaxresearch.tournament.tournament import PLAN_FILE
+from jaxresearch.tracking.progress import read_progress
 
 DEPTH = 3
 """How far below the folder a study may lie."""
@@ -46,13 +48,17 @@ class WatchedStudy:
 
     def page(self) -> dict[str, Any]:
         """All that the page starts from; details stay here until they are asked for."""
-        return {"kind": "study", **self.news(0)}
+        return {"kind": "study", **self.news(0), "running": self.running()}
 
     def news(self, after: int) -> dict[str, Any]:
         """What changed after event `after`: the study's own figures, and the rows of experiments that it touched."""
         touched = self._open().timeline.touched
         rows = [self._row(number) for number in sorted(touched) if touched[number] > after]
         return {"study": self._study(), "rows": rows}
+
+    def running(self) -> list[dict[str, Any]]:
+        """How far the runs at hand have come, by the driver's own word."""
+        return read_progress(self._folder)
 
     def experiment(self, number: int) -> dict[str, Any] | None:
         """The details of one experiment, None when there is none of that number."""
@@ -76,6 +82,7 @@ class WatchedStudy:
             "kept": study["verdicts"]["keep"],
             "val_bpb": rows[study["incumbent"]]["val_bpb"],
             "best": [(row["number"], row["val_bpb"]) for row in kept],
+            "running": len(self.running()),
         }
 
     def close(self) -> None:
@@ -145,21 +152,39 @@ class Watcher:
                 cards.append({"name": one_line(name), "error": one_line(str(error), 400)})
         return cards
 
+    def tournaments(self) -> dict[str, Path]:
+        """Folders of tournaments by name. Their arms are studies of their own, which `studies` finds, too."""
+        return dict(_find_tournaments(self.folder, self.folder, DEPTH))
+
     def close(self) -> None:
         for study in self._studies.values():
             study.close()
 
 
+def _find_tournaments(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, Path]]:
+    if (folder / PLAN_FILE).is_file():
+        yield _name_of(folder, root), folder
+        return
+    for below in _below(folder) if depth else ():
+        yield from _find_tournaments(below, root, depth - 1)
+
+
 def _find(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, Path]]:
     if StudyLayout(folder).exists:
-        yield (folder.relative_to(root).as_posix() if folder != root else folder.absolute().name), folder
+        yield _name_of(folder, root), folder
         return
-    if depth == 0:
-        return
+    for below in _below(folder) if depth else ():
+        yield from _find(below, root, depth - 1)
+
+
+def _name_of(folder: Path, root: Path) -> str:
+    return folder.relative_to(root).as_posix() if folder != root else folder.absolute().name
+
+
+def _below(folder: Path) -> list[Path]:
+    """The folders in `folder` by name, hidden ones and links left out."""
     try:
         entries = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except OSError:
-        return
-    for entry in sorted(entries, key=lambda entry: entry.name):
-        if not entry.name.startswith("."):
-            yield from _find(Path(entry.path), root, depth - 1)
+        return []
+    return [Path(entry.path) for entry in sorted(entries, key=lambda each: each.name) if not entry.name.startswith(".")]

@@ -44,6 +44,13 @@ def noise_floor(groups: Iterable[Sequence[float]], *, confidence: float = 0.95) 
     return _estimate(_within(samples) / degrees, degrees, confidence)
 
 
+def pooled_sd(experiments: Iterable[Mapping[int, float]]) -> float:
+    """The `sd_bpb` of `seed_noise` alone, which is cheap; 0 where nothing ran twice."""
+    samples = [np.array(list(scores.values())) for scores in experiments if len(scores) >= 2]
+    degrees = sum(len(sample) - 1 for sample in samples)
+    return math.sqrt(_within(samples) / degrees) if degrees else 0.0
+
+
 def seed_noise(experiments: Sequence[Mapping[int, float]], *, confidence: float = 0.95) -> NoiseFloor | None:
     """Standard deviation between seeds of one experiment, pooled over all experiments with two scores or more.
 
@@ -87,16 +94,23 @@ def pair_noise(experiments: Iterable[Scores], *, confidence: float = 0.95) -> No
     if len(values) == 0:
         return None
     blocks = {block: at for at, block in enumerate(dict.fromkeys(block for scores in rows for block in scores))}
-    design = np.zeros((len(values), len(rows) + len(blocks)))
-    cells = [(row, blocks[block]) for row, scores in enumerate(rows) for block in scores]
-    for at, (row, block) in enumerate(cells):
-        design[at, row] = design[at, len(rows) + block] = 1.0
-    basis = linalg.orth(design)
-    degrees = len(values) - basis.shape[1]
+    row_of = np.repeat(np.arange(len(rows)), [len(scores) for scores in rows])
+    design = np.zeros((len(values), len(blocks)))
+    design[np.arange(len(values)), [blocks[block] for scores in rows for block in scores]] = 1.0
+    # Experiments are many and blocks few, so the former are projected out by hand (Frisch-Waugh-Lovell).
+    basis, left = linalg.orth(_centred(design, row_of)), _centred(values[:, None], row_of)[:, 0]
+    degrees = len(values) - len(rows) - basis.shape[1]
     if degrees == 0:
         return None
-    squares = float(np.sum((values - basis @ (basis.T @ values)) ** 2))
+    squares = float(np.sum((left - basis @ (basis.T @ left)) ** 2))
     return _estimate(2 * squares / degrees, degrees, confidence)
+
+
+def _centred(columns: np.ndarray, row_of: np.ndarray) -> np.ndarray:
+    """`columns` (value, column) less their means over each row's values. row_of: of each value, ascending from 0."""
+    counts = np.bincount(row_of)
+    sums = np.add.reduceat(columns, np.concatenate([[0], np.cumsum(counts)[:-1]]), axis=0)
+    return columns - (sums / counts[:, None])[row_of]
 
 
 def _within(samples: Iterable[np.ndarray]) -> float:

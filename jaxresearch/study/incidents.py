@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jaxresearch.execution.base import TraceFailure
 from jaxresearch.experiment import FailedRun, Verdict
 from jaxresearch.proposal import EditError, Proposal, checked_path
+from jaxresearch.statistics.noise import pooled_sd
 from jaxresearch.study.events import (
     Approval,
     Checked,
@@ -112,6 +113,8 @@ def incidents_of(history: History, stored: StoredEvent) -> tuple[Incident, ...]:
         return Incident(stored.seq, stored.time, kind, pattern, llm, strategy, experiment, one_line(detail))
 
     found = [incident(*facts) for facts in _shown(history, stored)]
+    if not found:
+        return ()
     told = {(each.kind, each.pattern, each.detail) for each in history.incidents if each.seq > history.round_began}
     return tuple(
         each
@@ -173,8 +176,9 @@ def _in_decision(history: History, event: Decided) -> Iterator[_Facts]:
     if proposal.confidence is not None and proposal.confidence >= SURE:
         detail = f"experiment {event.number} was expected to be kept with {proposal.confidence:.0%}, and was not"
         yield IncidentKind.FAILED_PREDICTION, "confidence", detail, entry.llm, event.number
-    noise = history.noise.sd_bpb if history.noise is not None else 0.0
-    if proposal.predicted_bpb is not None and proposal.predicted_bpb < 0 and event.difference > 2 * noise:
+    if proposal.predicted_bpb is None or proposal.predicted_bpb >= 0 or event.difference <= 0:
+        return
+    if event.difference > 2 * pooled_sd(each.experiment.scores for each in history.entries if each.believed):
         detail = (
             f"experiment {event.number} was to move val_bpb by {proposal.predicted_bpb:+.4f}: {event.difference:+.4f}"
         )

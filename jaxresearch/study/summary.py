@@ -70,7 +70,7 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "max_cost": history.max_cost,
         "max_tokens": history.max_tokens,
         "failed_proposals": history.failed_proposals,
-        "repairs": _repairs(history),
+        "repairs": repairs(history),
         "pending": history.pending.number if history.pending is not None else None,
         "stopped": one_line(history.stopped.reason) if history.stopped is not None else None,
         "events": history.seq,
@@ -89,7 +89,7 @@ def is_simpler(entry: Entry) -> bool:
     return entry.decision is not None and entry.decision.simpler
 
 
-def _repairs(history: History) -> dict[str, int]:
+def repairs(history: History) -> dict[str, int]:
     """Crashed ideas that got a second chance, and how many of these were kept."""
     found = [each for each in history.contenders if each.experiment.proposal and each.experiment.proposal.repairs]
     return {"tried": len(found), "kept": sum(each.verdict is Verdict.KEEP for each in found)}

@@ -9,19 +9,26 @@ from pathlib import Path
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.execution.base import TracedCandidate, TraceFailure
-from jaxresearch.experiment import Audit, CompletedRun, FailedRun, Verdict
+from jaxresearch.experiment import Audit, CompletedRun, FailedRun, Resumption, Verdict
 from jaxresearch.proposal import Candidate, Edit, Proposal, apply
 from jaxresearch.study.events import (
     Decided,
     Event,
     LLMCalled,
+    Origin,
     ProposalRequested,
     Proposed,
+    Quarantined,
     RunFinished,
     RunStarted,
     SessionStarted,
     Stopped,
+    TestOpened,
+    TestScored,
     Traced,
+    TrialClosed,
+    TrialJudged,
+    TrialOpened,
 )
 from jaxresearch.study.ledger import Ledger
 from jaxresearch.study.study import Study
@@ -71,6 +78,7 @@ class StudyMaker:
             {
                 "experiments": self.count,
                 "llm": {"model": self.text or "builtin"},
+                "constraints": {"parameters": 2_000_000},
                 "strategy": {"name": self.text or "greedy"},
             }
         )
@@ -82,6 +90,14 @@ class StudyMaker:
             tokenizer="sha256:" + "d" * 64,
             instructions=self.text or "Be bold, be brief.",
             clock=lambda: self.now,
+            origin=Origin(
+                study=self.text or "studies/before",
+                head="e" * 64,
+                experiment=4,
+                commit="f" * 40,
+                val_bpb=1.6,
+                budget=self.text or "300ktok",
+            ),
         )
         self.commit_of[0] = study.workspace.resolve("baseline")
         study.close()
@@ -92,7 +108,30 @@ class StudyMaker:
         for number, proposal in enumerate(proposals, 1):
             self._experiment(number, self._on_incumbent(number, proposal))
         self._add(0.1, Stopped(reason=self.text or f"all {self.count} experiments are done", finished=True))
+        self._afterwards()
         return self.events
+
+    def _afterwards(self) -> None:
+        """What a person asks of a finished study: which changes matter, and whether the gain holds on the sealed test."""
+        best = self.incumbent
+        if best == 0:
+            return
+        self._add(
+            5,
+            TrialOpened(
+                trial=1, purpose="ablation", experiment=best, seeds=(80, 81), budget="600ktok", changes=(best,)
+            ),
+        )
+        why = self.text or "worse without it"
+        self._add(5, TrialJudged(number=best, arm=f"without {best}", needed=True, reason=why, difference=0.01))
+        self._add(5, TrialClosed())
+        self._add(5, TestOpened(opening=1, experiments=(0, best), seeds=(90, 91, 92)))
+        for seed in (90, 91, 92):
+            for number in (0, best):
+                run = self._completed(number, seed, 1.5 - 0.02 * (number > 0) + seed * 1e-5)
+                self._add(
+                    40, TestScored(number=number, outcome=run.model_copy(update={"test_bpb": run.val_bpb + 0.01}))
+                )
 
     def _add(self, seconds: float, event: Event) -> None:
         self.now += seconds
@@ -115,6 +154,9 @@ class StudyMaker:
             config={"depth": 2 + number % 3, "note": self.text or f"n{number}"},
             edits=(edit,),
             tag=self.text or f"idea-{number % 10}",
+            predicted_bpb=-0.004,
+            confidence=0.4,
+            repairs=number - 1 if number % 11 == 5 else None,
         )
 
     def _on_incumbent(self, number: int, proposal: Proposal) -> Proposal:
@@ -240,6 +282,12 @@ class StudyMaker:
             return
         difference = sum(scores[each] - best[each] for each in scores) / len(scores)
         keep = difference < -0.002
+        if keep and self.incumbent == 0:
+            implausible = Quarantined(
+                number=number, reason=self.text or "far above all that the study has seen", seeds=(50, 51),
+                incumbent=self.incumbent, difference=difference, keep_reason=self.text or "better",
+            )  # fmt: skip
+            self._add(0.1, implausible)
         reason = self.text or (
             f"better on 3 of 3 seeds by {-difference:.4f} bpb" if keep else "not better on the first seed"
         )
@@ -255,11 +303,16 @@ class StudyMaker:
         self.incumbent = number if keep else self.incumbent
 
     def _run(self, number: int, seed: int, val_bpb: float) -> None:
+        run = self._completed(number, seed, val_bpb)
+        self._add(0.1, RunStarted(number=number, identity=run.identity, seed=seed))
+        self._add(42.0, RunFinished(number=number, outcome=run))
+
+    def _completed(self, number: int, seed: int, val_bpb: float) -> CompletedRun:
         identity = f"{number:060x}{seed:04x}"
         audits = tuple(
             Audit(name=name, passed=True, probes=48, max_deviation=0.0) for name in ("causality", "batch independence")
         )
-        run = CompletedRun(
+        return CompletedRun(
             identity=identity,
             val_bpb=val_bpb,
             loss=val_bpb * 2.1,
@@ -285,12 +338,15 @@ class StudyMaker:
             threads=2,
             jax="0.10.2",
             sandbox=self.text or "bubblewrap",
+            worker=self.text or "bubblewrap",
+            attention=self.text or "xla: no GPU",
+            checkpoint=(self.text or "sha256:" + "a" * 64) if seed == 0 else "",
+            checkpoint_note=self.text,
+            resumed=(Resumption(progress=0.5, steps=100, alike=False),) if number % 7 == 3 else (),
             flags=(self.text,) if self.text else (),
             audits=audits,
             curve=self._curve(val_bpb),
         )
-        self._add(0.1, RunStarted(number=number, identity=identity, seed=seed))
-        self._add(42.0, RunFinished(number=number, outcome=run))
 
     def _curve(self, end: float) -> tuple[tuple[float, float], ...]:
         noise = self.random
@@ -308,3 +364,44 @@ def append(folder: Path, events: list[tuple[float, Event]]) -> None:
 def make_study(folder: Path, count: int, **options: object) -> Path:
     """See `StudyMaker`."""
     return StudyMaker(folder, count, **options).make()
+
+
+def tournament_facts(text: str = "") -> dict:
+    """The object of `compare --json` as a finished tournament of three arms gives it; with hostile text if wanted."""
+    chance = random.Random(5)
+    over = ("experiments", "accelerator_seconds", "flops", "llm_cost_usd")
+    arms = []
+    for at, name in enumerate(("greedy", "independent", "random_search")):
+        means = [1.52 - 0.004 * (3 - at) * step / 24 for step in range(25)]
+        interval = {"mean": means[-1], "low": means[-1] - 0.003, "high": means[-1] + 0.003}
+        arms.append(
+            {
+                "name": f"{name}{text}", "strategy": name, "llm": text or "builtin", "repeats": 8,
+                **dict.fromkeys(("best_val_bpb", "anytime_auc", "test_bpb", "val_change", "test_change"), interval),
+                "experiments": {"mean": 12.0, "low": 12.0, "high": 12.0},
+                "rates": {"keep": 0.2, "crash": 0.1, "invalid": 0.0, "timeout": 0.0}, "repair_rate": None,
+                "calibration": None,
+                "accelerator_seconds_per_experiment": 40.0, "accelerator_seconds_per_keep": 200.0, "llm_cost_usd": 0.3 * at,
+                "llm_tokens": 10_000, "accelerator_seconds": 4000.0, "flops": 1e13,
+                "best_so_far": {
+                    each: [{each: step * 0.5, "mean": y, "low": y - chance.random() / 500, "high": y + 0.001}
+                           for step, y in enumerate(means)]
+                    for each in over
+                },
+                "curves": [[{"val_bpb": 1.0}] * 500],
+            }
+        )  # fmt: skip
+    pair = {
+        "a": arms[0]["name"],
+        "b": arms[2]["name"],
+        "difference": -0.008,
+        "low": -0.012,
+        "high": -0.004,
+        "p_value": 0.02,
+    }
+    return {
+        "tournament": text or "tournaments/mine", "strategies": arms, "pairwise": [pair], "pairwise_test": [pair],
+        "control": arms[2]["name"], "experiments_each": 12, "budget": "12 experiments", "run_budget": "600ktok",
+        "repeats": 8, "planned_repeats": 8, "finished": True, "warning": text or None,
+        "conclusion": text or "greedy beat random_search by 0.0080 bpb (p = 0.020).",
+    }  # fmt: skip

@@ -24,7 +24,12 @@ from synthetic import HOSTILE, StudyMaker, append, make_study
 pytest.importorskip("uvicorn", reason="the extra [dashboard] is not installed")
 
 from jaxresearch.cli.app import _status
+from jaxresearch.config import TournamentConfig
+from jaxresearch.experiment import RunProgress
 from jaxresearch.report.server import DashboardServer
+from jaxresearch.tournament.plan import Arm
+from jaxresearch.tournament.tournament import Tournament
+from jaxresearch.tracking.progress import ProgressFile
 
 
 @contextmanager
@@ -167,6 +172,36 @@ def test_it_updates_while_the_study_runs(visit, growing: tuple[Path, list]):
         assert page.locator("#search").input_value() == "#1"
         assert page.locator(".exp:not([hidden])").count() == 1, "the filter holds for what is new"
         assert page.locator("#progress svg[role=application] circle").count() > 5
+
+
+def test_a_run_on_its_way_shows_its_loss(visit, growing: tuple[Path, list]):
+    folder, _ = growing
+    progress = ProgressFile(folder / "live", every_seconds=0)
+    with serving(folder) as url:
+        page = visit(f"{url}/studies/live", home=url, width=390)
+        until(page, "document.querySelector('#now').hidden")
+        for step in range(1, 5):
+            progress.on_progress(0, 0, RunProgress("train", step / 10, 6.0 - step, step))
+        progress.on_progress(0, 1, RunProgress("compile"))
+        until(page, "document.querySelectorAll('#now .running').length === 2")
+        until(page, "document.querySelector('#now').innerText.includes('loss 2.000')")
+        assert page.locator("#now .spark path").count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        progress.close()
+        until(page, "document.querySelector('#now').hidden")
+
+
+def test_tournaments_are_listed_and_open(visit, tmp_path: Path):
+    config = TournamentConfig.model_validate({"tournament": {"arms": ["greedy", "tpe"]}})
+    Tournament.create_or_open(
+        tmp_path / "cups" / "first", config, [Arm("greedy", "greedy", "builtin"), Arm("tpe", "tpe", "builtin")]
+    )
+    with serving(tmp_path) as url:
+        page = visit(url, home=url)
+        page.click("text=cups/first")
+        page.wait_for_selector("#arms tbody tr")
+        assert "No repeat is complete yet" in page.locator("header").inner_text()
+        assert get(f"{url}/tournaments/nope")[0] == 404
 
 
 def test_the_list_updates_too(visit, growing: tuple[Path, list]):

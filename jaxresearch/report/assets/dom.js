@@ -49,7 +49,7 @@ const MEANING = {
   pending: 'not decided yet',
 };
 const verdictOf = (row) => row.verdict || 'pending';
-const nameOf = (row) => (row.number === 0 && row.verdict === 'keep' ? 'baseline' : row.simpler ? 'keep (simpler)' : verdictOf(row));
+const nameOf = (row) => (row.number === 0 && row.verdict === 'keep' ? 'baseline' : row.simpler ? 'keep (simpler)' : !row.verdict && row.quarantined ? 'quarantine' : verdictOf(row));
 const colour = (verdict) => `var(--${verdict})`;
 
 // Each verdict has a shape of its own, so that nothing depends on seeing colours.

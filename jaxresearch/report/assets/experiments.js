@@ -126,7 +126,9 @@ function bodyOf(state, row, detail) {
       ['because', detail.reason], ['why no program', detail.failure !== detail.reason ? detail.failure : ''],
       ['effect', row.number && known(row.difference) ? [`${signed(row.difference)} bpb`, interval, known(row.p_value) ? `, p ${probability(row.p_value)}` : '', rival] : ''],
       ['builds upon', known(row.parent) ? link(row.parent) : ''], ['same as', known(row.same_as) ? link(row.same_as) : ''],
-      ['expected', detail.expected_effect], ['sets', settings], ['idea', row.tag],
+      ['quarantine', detail.quarantine ? h('span', { class: 'bad' }, `${detail.quarantine}; it ran again on fresh seeds`) : ''],
+      ['expected', [detail.expected_effect, known(detail.predicted_bpb) ? `${signed(detail.predicted_bpb)} bpb` : '', known(detail.confidence) ? `a chance of ${percent(detail.confidence)} to be kept` : ''].filter(Boolean).join('; ')],
+      ['sets', settings], ['idea', row.tag], ['second try of', known(row.repairs) ? link(row.repairs) : ''], ['asked', detail.llm],
       ['took', `${duration(row.accelerator_seconds)} of accelerator` + (detail.llm_calls ? `; ${plural(detail.llm_calls, 'model request')}, ${whole(detail.llm_tokens)} tokens, ${usd(row.llm_cost_usd)}` : '')],
       ['running', known(row.running_seed) ? `seed ${row.running_seed}` : ''],
       ['commit', detail.commit ? h('code', null, detail.commit.slice(0, 12)) : ''], ['program', detail.program ? h('code', null, detail.program) : ''],
@@ -144,9 +146,17 @@ function runTable(runs) {
     ['seed', (run) => run.seed, 'n'], ['val_bpb', (run) => (run.status === 'completed' ? (run.val_bpb === undefined ? '–' : run.val_bpb.toFixed(5)) : h('span', { class: 'bad' }, run.verdict)), 'n'],
     ['steps', (run) => (known(run.steps) ? whole(run.steps) : known(run.step) ? `stopped at ${run.step}` : '–'), 'n'], ['tokens', (run) => (known(run.tokens) ? whole(run.tokens) : '–'), 'n'],
     ['training', (run) => duration(run.train_seconds), 'n'], ['tokens/s', (run) => (known(run.tokens_per_second) ? whole(run.tokens_per_second) : '–'), 'n'],
-    ['memory', (run) => bytes(run.peak_memory_bytes), 'n'], ['device', (run) => run.device || '–'],
-    ['notes', (run) => [run.reason, (run.flags || []).join(', '), known(run.shared_from) ? ['shared with ', link(run.shared_from)] : null].flat().filter(Boolean)],
+    ['memory', (run) => bytes(run.peak_memory_bytes), 'n'], ['device', (run) => (run.device ? `${run.devices > 1 ? `${run.devices} × ` : ''}${run.device}` : '–')],
+    ['notes', runNotes],
   ], 'Runs');
+}
+
+function runNotes(run) {
+  const notes = [run.reason, (run.flags || []).join(', '), known(run.shared_from) ? ['shared with ', link(run.shared_from)] : null,
+    known(run.mfu) ? `MFU ${percent(run.mfu)}` : null, run.attention ? `attention: ${run.attention}` : null, run.worker ? `worker: ${run.worker}` : null,
+    ...(run.resumed || []).map((each) => `taken up at ${percent(each.progress)}${each.alike ? '' : ' on another kind of machine'}`),
+    run.checkpoint ? `final state kept, ${run.checkpoint}` : null, run.checkpoint_note].filter(Boolean);
+  return notes.map((note) => h('div', null, note));
 }
 
 function auditList(runs) {

@@ -19,7 +19,8 @@ function studyPage() {
     }
     return pending.get(number);
   };
-  const head = h('header', { class: 'top' }), tiles = h('div');
+  const head = h('header', { class: 'top' }), tiles = h('div'), now = h('section', { id: 'now', 'aria-label': 'Running now', hidden: true });
+  const showRunning = () => { const runs = state.running || []; now.hidden = !runs.length; now.replaceChildren(...(runs.length ? [h('h2', null, 'Running now'), ...runs.map((run) => runningCard(state, run))] : [])); };
   const parts = { kept: h('div'), cost: h('div'), integrity: h('div'), reproduce: h('div') };
   const progress = progressChart(state), tree = treeChart(state), loss = lossChart(state), list = experimentList(state);
   const connection = state.live ? h('span', { class: 'badge', role: 'status' }, 'connecting') : null;
@@ -51,8 +52,9 @@ function studyPage() {
   window.addEventListener('hashchange', follow);
   refresh();
   app.replaceChildren(head, h('nav', { class: 'sections', 'aria-label': 'Sections' }, h('div', null, sections.map((each) => h('a', { href: `#${each.id}` }, each.querySelector('h2').textContent)))),
-    h('main', null, sections), h('footer', null, `Made by jaxresearch ${state.study.versions.jaxresearch} from ${whole(state.study.integrity.events)} ledger events; nothing on this page is fetched from elsewhere.`));
+    h('main', null, now, sections), h('footer', null, `Made by jaxresearch ${state.study.versions.jaxresearch} from ${whole(state.study.integrity.events)} ledger events; nothing on this page is fetched from elsewhere.`));
   follow();
+  showRunning();
   if (!state.live) return;
   listen(`${state.base}/events?after=${state.study.integrity.events}`, connection, (news) => {
     const followedBest = state.compare.has(state.study.incumbent) && state.compare.size === new Set([0, state.study.incumbent]).size;
@@ -63,7 +65,8 @@ function studyPage() {
     refresh();
     progress.update(); tree.update(); loss.update();
     list.update(news.rows.map((row) => row.number));
-  });
+    showRunning();
+  }, (news) => { state.running = news.running; showRunning(); });
 }
 
 function indexPage() {
@@ -72,7 +75,7 @@ function indexPage() {
   function card(each) {
     if (each.error) return h('li', { class: 'card' }, h('h2', null, each.name), h('p', { class: 'bad' }, each.error));
     const share = each.planned ? each.experiments / each.planned : 0;
-    return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, `${shorten(each.strategy, 60)} with ${shorten(each.llm, 60)} · ${each.budget} a run · ${each.state === 'open' ? 'running, or was killed' : each.state}`),
+    return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, `${shorten(each.strategy, 60)} with ${shorten(each.llm, 60)} · ${each.budget} a run · ${each.running ? 'running' : each.state === 'open' ? 'running, or was killed' : each.state}`),
       spark(each.best), facts([['best', known(each.val_bpb) ? `${bpb(each.val_bpb)}${known(each.gain) && each.gain > 0 ? `, ${bpb(each.gain)} below the baseline` : ''}` : '–'],
         ['experiments', `${each.experiments} of ${each.planned}, ${each.kept} kept`], ['time', duration(each.wall_seconds)], ['model', usd(each.llm_cost_usd)]]),
       h('div', { class: 'meter', role: 'progressbar', 'aria-valuenow': Math.round(share * 100), 'aria-label': 'experiments done' }, h('div', { style: { width: `${Math.min(100, share * 100)}%` } })));
@@ -91,19 +94,36 @@ function indexPage() {
     if (focused) for (const anchor of cards.querySelectorAll('a')) if (anchor.getAttribute('href') === focused) anchor.focus({ preventScroll: true });
   }
   show();
-  app.replaceChildren(h('header', { class: 'top' }, h('h1', null, 'Studies'), h('p', { class: 'muted' }, `${state.folder} `, connection)), h('main', { id: 'experiments' }, cards, empty));
+  app.replaceChildren(h('header', { class: 'top' }, h('h1', null, 'Studies'), h('p', { class: 'muted' }, `${state.folder} `, connection)), h('main', { id: 'experiments' }, cards, empty,
+    state.tournaments.length ? [h('h2', null, 'Tournaments'), h('ul', { class: 'tournaments' }, state.tournaments.map((each) => h('li', null, h('a', { href: each.href }, each.name))))] : null));
   listen(`${state.home}events`, connection, (news) => { state.studies = news.studies; show(); });
 }
 
-const folderName = (path) => path.replace(/\/+$/, '').split('/').pop() || path;
+function folderName(path) { return path.replace(/\/+$/, '').split('/').pop() || path; }
 
-function listen(url, badge, onNews) {
+// A run on its way, as its driver tells it: what is tried, how far it is, and its loss so far.
+function runningCard(state, run) {
+  const row = state.rows[run.number], share = run.stage === 'train' ? run.progress : run.stage === 'score' ? 1 : 0;
+  const stage = { train: `training, ${percent(run.progress)}, step ${whole(run.step)}`, score: 'scoring and auditing', compile: 'compiling' }[run.stage] || run.stage;
+  const svg = s('svg', { class: 'spark', viewBox: '0 0 200 44', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
+  const losses = run.curve.map((point) => point[1]);
+  if (losses.length > 1) {
+    const x = scale(0, 1, 2, 198), y = scale(Math.min(...losses), Math.max(...losses) + 1e-9, 41, 3);
+    svg.append(s('path', { d: run.curve.map(([at, loss], index) => `${index ? 'L' : 'M'}${x(at).toFixed(1)},${y(loss).toFixed(1)}`).join(''), fill: 'none', stroke: 'var(--c0)', 'stroke-width': 1.6, 'vector-effect': 'non-scaling-stroke' }));
+  }
+  return h('div', { class: 'card running' }, h('p', null, link(run.number, `Experiment ${run.number}`), `, seed ${run.seed}: ${stage}`, known(run.loss) ? [', loss ', h('strong', null, run.loss.toFixed(3))] : null),
+    row ? h('p', { class: 'note' }, shorten(row.title, 160)) : null, svg,
+    h('div', { class: 'meter', role: 'progressbar', 'aria-valuenow': Math.round(share * 100), 'aria-label': `experiment ${run.number}, seed ${run.seed}` }, h('div', { style: { width: `${Math.min(100, share * 100)}%` } })));
+}
+
+function listen(url, badge, onNews, onRunning) {
   const source = new EventSource(url);
   const say = (text, kind) => { badge.textContent = text; badge.className = `badge ${kind}`; };
   source.onopen = () => say('live', 'on');
   source.onerror = () => say(source.readyState === EventSource.CLOSED ? 'disconnected; reload the page' : 'connection lost; trying again', 'off');
   source.addEventListener('news', (event) => { say('live', 'on'); onNews(JSON.parse(event.data)); });
+  if (onRunning) source.addEventListener('running', (event) => onRunning(JSON.parse(event.data)));
   source.addEventListener('trouble', (event) => say(JSON.parse(event.data).error, 'off'));
 }
 
-if (state.kind === 'index') indexPage(); else studyPage();
+if (state.kind === 'index') indexPage(); else if (state.kind === 'tournament') tournamentPage(); else studyPage();

@@ -20,10 +20,28 @@ function overview(state) {
       tile('noise between seeds', study.noise ? bpb(study.noise.sd_bpb) : '–', study.noise ? `sd; 95 %: ${bpb(study.noise.low_bpb)} to ${bpb(study.noise.high_bpb)}` : 'needs two seeds'),
       tile('experiments', `${done} of ${study.planned_experiments}`, `${study.verdicts.keep} kept, ${done - study.verdicts.keep} not` + (running ? `; #${running.number} is open` : '')),
       tile('time', duration(study.wall_seconds), study.wall_seconds ? `${percent(study.train_seconds / study.wall_seconds)} of it training` : ''),
-      tile('language model', usd(study.llm_cost_usd), `${plural(study.llm_calls, 'request')}, ${whole(study.llm_tokens)} tokens`)),
-    h('p', { class: 'note' }, 'Scores are of the validation split, which also chose the winner, so they flatter it a little; the test split decides at the end.'),
-  ];
+      tile('language model', usd(study.llm_cost_usd), `${plural(study.llm_calls, 'request')}, ${whole(study.llm_tokens)} tokens` + (known(study.max_cost) ? `; the cap is ${usd(study.max_cost)}` : ''))),
+    study.confirmation ? h('p', null, h('strong', null, 'Sealed test: '), study.confirmation)
+      : h('p', { class: 'note' }, 'Scores are of the validation split, which also chose the winner, so they flatter it a little; the sealed test (`jaxresearch confirm`) decides at the end.'),
+    lookAt(state),
+  ].filter(Boolean);
 }
+
+// What a person should look at before believing the rest.
+function lookAt(state) {
+  const { study, rows } = state, held = rows.filter((row) => row.quarantined), incidents = incidentCount(study);
+  const points = [
+    study.integrity.anchored === false ? ['The ledger disagrees with the workspace: it was cut or rewritten.'] : null,
+    held.length ? [plural(held.length, 'implausible gain'), ' had to hold on fresh seeds: ', held.map((row) => [link(row.number), ` (${nameOf(row)}) `])] : null,
+    incidents ? [h('a', { href: '#integrity' }, plural(incidents, 'incident')), ': ', Object.entries(study.incident_kinds).map(([kind, count]) => `${count} ${kind}`).join(', '), '.'] : null,
+    Object.keys(study.integrity.sandboxes).some((name) => name === 'subprocess') ? ['Candidates were traced in a tier that stops no attacker.'] : null,
+    study.machine_warning ? [`The machine was not steady: ${study.machine_warning}.`] : null,
+  ].filter(Boolean);
+  return points.length ? h('div', { class: 'look', id: 'look' }, h('strong', null, 'Look at'), h('ul', null, points.map((point) => h('li', null, point)))) : null;
+}
+
+const incidentCount = (study) => Object.values(study.incident_kinds).reduce((sum, count) => sum + count, 0);
+const runsOf = (object) => Object.entries(object || {}).map(([name, count]) => `${name} (${plural(count, 'run')})`).join(', ');
 
 function keptTable(state) {
   const kept = state.rows.filter((row) => row.verdict === 'keep' && row.number && !row.simpler);
@@ -62,29 +80,34 @@ function spending(state) {
         ['accelerator', (each) => duration(each.seconds), 'n'], ['model', (each) => usd(each.cost), 'n']], 'Spending by verdict'),
       facts([['accelerator', duration(study.accelerator_seconds)],
         ['early stopping', study.cut_runs ? `${plural(study.cut_runs, 'run')} cut, about ${duration(study.train_seconds_saved)} of training saved` : 'no run cut'], ['model requests', `${whole(study.llm_calls)}, ${whole(study.llm_tokens)} tokens, ${usd(study.llm_cost_usd)}`],
-        ...(study.machine_warning ? [['machine', h('span', { class: 'bad' }, study.machine_warning)]] : []),
+        ['of no known price', study.llm_unpriced_tokens ? `${whole(study.llm_unpriced_tokens)} tokens, not in these dollars` : ''],
+        ['never answered', study.llm_possible_cost_usd ? `requests that cost at most ${usd(study.llm_possible_cost_usd)} more` : ''],
+        ['repairs', study.repairs && study.repairs.tried ? `${plural(study.repairs.tried, 'crashed idea')} tried again, ${whole(study.repairs.kept)} kept` : ''],
         ...(study.trials || []).map((said) => ['beside the search', said]),
         ['failed proposals', study.failed_proposals ? `${study.failed_proposals}; the last: ${shorten(study.last_failure, 200)}` : '0'],
         ['per kept change', study.verdicts.keep ? `${duration(study.accelerator_seconds / study.verdicts.keep)} of accelerator, ${usd(study.llm_cost_usd / study.verdicts.keep)}` : '–']])))];
 }
 
 function integrity(state) {
-  const { integrity: facts_, versions, fingerprints } = state.study;
-  const counts = (object) => Object.entries(object).map(([name, count]) => `${name} (${plural(count, 'run')})`).join(', ') || 'none yet';
+  const { study } = state, { integrity: facts_, versions, fingerprints } = study;
+  const counts = (object) => runsOf(object) || 'none yet';
   const anchored = facts_.anchored === null ? 'not compared on this page; `jaxresearch report` does' : facts_.anchored
     ? h('span', { class: 'good' }, `agrees with all ${facts_.anchors} hashes in the workspace's commits`)
     : h('span', { class: 'bad' }, 'DISAGREES with the workspace: the ledger was cut or rewritten');
   return [
-    facts([['candidates traced in', counts(facts_.sandboxes)], ['trained on', counts(facts_.devices)],
+    facts([['candidates traced in', counts(facts_.sandboxes)], ['programs run in', runsOf(facts_.workers)], ['trained on', counts(facts_.devices)], ['attention', runsOf(facts_.attention)],
+      ['sealed test', study.confirmation || 'never opened'], ['keeps by chance', known(study.expected_false_keeps) ? `at most ${study.expected_false_keeps.toPrecision(2)} expected, if nothing that was tried had an effect` : ''],
+      ['constraints', Object.entries(study.config.constraints || {}).filter(([, limit]) => known(limit)).map(([name, limit]) => `${name} at most ${limit.toLocaleString('en-US')}`).join(', ') || 'none'],
+      ['checkpoints', [facts_.checkpoints ? `${plural(facts_.checkpoints, 'final state')} kept` : '', facts_.resumed ? `${plural(facts_.resumed, 'run')} cut and taken up again` : ''].filter(Boolean).join('; ')],
       ['ledger', `${whole(facts_.events)} events, hash chain whole`], ['ledger head', h('code', null, facts_.head)], ['outside anchors', anchored],
       ['scores refused', facts_.refused ? plural(facts_.refused, 'experiment') : 'none'],
       ['flags', Object.entries(facts_.flags).map(([name, count]) => `${name} (${count})`).join(', ') || 'none'],
       ['corpus', h('code', null, fingerprints.corpus)], ['tokenizer', h('code', null, fingerprints.tokenizer)], ['subject', h('code', null, fingerprints.subject)],
-      ...(state.study.origin ? [['begins with', `experiment ${state.study.origin.experiment} of ${state.study.origin.study}, ledger ${state.study.origin.head.slice(0, 12)}`]] : []),
+      ...(study.origin ? [['begins with', `experiment ${study.origin.experiment} of ${study.origin.study}` + (known(study.origin.val_bpb) ? ` (${bpb(study.origin.val_bpb)} there, ${study.origin.budget} a run)` : '') + `, ledger ${study.origin.head.slice(0, 12)}`]] : []),
       ['versions', Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')]]),
     facts_.audits.length ? table(facts_.audits, [['audit', (a) => a.name], ['passed', (a) => whole(a.passed), 'n'], ['failed', (a) => (a.failed ? h('span', { class: 'bad' }, whole(a.failed)) : '0'), 'n'],
       ['probes', (a) => whole(a.probes), 'n'], ['largest deviation that passed', (a) => (known(a.max_deviation) ? String(a.max_deviation) : '–'), 'n']], 'Audits of the whole study') : h('p', { class: 'note' }, 'No audit has run yet.'),
-    state.study.incidents && state.study.incidents.length ? [h('h3', null, plural(state.study.incidents.length, 'incident')), table(state.study.incidents.slice(-50).reverse(), [
+    incidentCount(study) ? [h('h3', null, plural(incidentCount(study), 'incident') + (incidentCount(study) > study.incidents.length ? `; the last ${study.incidents.length}` : '')), table([...study.incidents].reverse(), [
       ['incident', (each) => h('span', { class: 'bad' }, each.kind)], ['', (each) => each.pattern], ['experiment', (each) => (known(each.experiment) ? `#${each.experiment}` : 'proposing'), 'n'],
       ['by', (each) => `${each.strategy}, ${each.llm || 'no model'}`, 'roomy'], ['what', (each) => shorten(each.detail, 160), 'wide']], 'Incidents, the newest first')] : null,
   ].flat().filter(Boolean);
