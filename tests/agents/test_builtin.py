@@ -177,6 +177,15 @@ def test_a_number_goes_on_after_a_near_miss_and_turns_after_a_loss(effect, expec
     assert choice.choose([depth], {}, tried, frozenset(), np.random.default_rng(0)).config["size"] in expected
 
 
+def test_a_hint_for_less_is_no_reason_for_more():
+    def why(value: int) -> str:
+        batch = Hyperparameter("batch", value, choices=(4, 8))
+        return choice.choose([batch], {}, [], frozenset(), np.random.default_rng(0)).hypothesis
+
+    assert why(8).startswith("batch 8 -> 4: at a fixed token budget half the batch takes twice the steps")
+    assert why(4).startswith("batch 4 -> 8: not tried yet")
+
+
 def test_it_says_what_it_is_and_costs_nothing():
     model = resolve_model("builtin")
     assert (model.system, model.model_name) == ("jaxresearch", "builtin")
