@@ -10,7 +10,7 @@ import click
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.approval import approver_for
-from jaxresearch.cli.common import Output, config_options, make_config, output_options, sandbox_option
+from jaxresearch.cli.common import Output, config_options, make_config, output_options, ray_option, sandbox_option
 from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import Display, StudyDisplay
 from jaxresearch.cli.show import print_study
@@ -27,7 +27,10 @@ from jaxresearch.errors import ConfigurationError
 @click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the study: run seeds and the strategy's choices.")
 @click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
-@click.option("--executor", type=click.Choice(["local"]), help="Where runs happen: a warm worker on this machine.")
+@click.option(
+    "--executor", type=click.Choice(["local", "ray"]), help="Where runs happen: this machine, or a cluster's nodes."
+)
+@ray_option
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Wall seconds of the study.")
 @click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls; never exceeded.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Tokens of LLM calls, both ways; never exceeded.")
@@ -59,6 +62,7 @@ def run(
     seed: int | None,
     slots: int | None,
     executor: str | None,
+    ray_address: str | None,
     max_seconds: float | None,
     max_cost: float | None,
     max_tokens: int | None,
@@ -92,6 +96,7 @@ def run(
         execution__devices=devices,
         execution__fsdp=fsdp,
         execution__executor=executor,
+        execution__ray_address=ray_address,
         sandbox__require=require_sandbox,
         oversight__approve=approve,
     )
@@ -115,6 +120,7 @@ def run(
 @click.option("--max-cost", type=click.FloatRange(0), help="Another cap, in US dollars, from now on.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Another cap, in tokens, from now on.")
 @sandbox_option
+@ray_option
 @output_options
 @hosts_options
 def resume(
@@ -123,10 +129,19 @@ def resume(
     max_cost: float | None,
     max_tokens: int | None,
     require_sandbox: str | None,
+    ray_address: str | None,
     output: Output,
 ) -> int:
     """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider, a cap."""
-    return _drive(study, output, llm=llm, max_cost=max_cost, max_tokens=max_tokens, require_sandbox=require_sandbox)
+    return _drive(
+        study,
+        output,
+        llm=llm,
+        max_cost=max_cost,
+        max_tokens=max_tokens,
+        require_sandbox=require_sandbox,
+        ray_address=ray_address,
+    )
 
 
 def _drive(
@@ -137,6 +152,7 @@ def _drive(
     max_cost: float | None = None,
     max_tokens: int | None = None,
     require_sandbox: str | None = None,
+    ray_address: str | None = None,
 ) -> int:
     from jaxresearch.study.session import drive
     from jaxresearch.study.study import Study
@@ -153,6 +169,7 @@ def _drive(
                 max_cost=max_cost,
                 max_tokens=max_tokens,
                 require_sandbox=require_sandbox,
+                ray_address=ray_address,
                 on_preparation=display.preparing,
                 approver=ask(display) if ask is not None else None,
             )
