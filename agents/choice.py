@@ -204,7 +204,10 @@ def _config_hypothesis(each: Hyperparameter, value: Scalar, alone: list[Tried], 
         before, after = last.config[each.name]
         outcome = "helped" if last.helped else "nearly helped" if last.nearly_helped else "did not help"
         return f"{text}: {_shown(before)} -> {_shown(after)} {outcome} ({last.effect:+.4f})."
-    return f"{text}: {hint.why or 'not tried yet, and the best value is seldom the first one'}."
+    numbers = isinstance(value, int | float) and isinstance(each.value, int | float)
+    opposite = numbers and hint.direction and (value > each.value) != (hint.direction > 0)
+    why = "" if opposite else hint.why  # a hint for less is no reason for more
+    return f"{text}: {why or 'not tried yet, and the best value is seldom the first one'}."
 
 
 def _values(each: Hyperparameter, alone: list[Tried], hint: Hint, coin: int) -> Iterator[Scalar]:

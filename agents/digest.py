@@ -31,6 +31,8 @@ _OF_JAX = {
     "TracerArrayConversionError", "TracerBoolConversionError", "TracerIntegerConversionError", "UnexpectedTracerError",
     "XlaRuntimeError",
 }  # fmt: skip
+_DIVERGED = re.compile(r"the loss (is not finite|exploded to [\d.e+]+) at step \d+( \(seed \d+ at step \d+\))?")
+"""What the trainer says; nothing else fits in it, whoever wrote it."""
 
 
 def clipped(text: str, limit: int) -> str:
@@ -201,11 +203,11 @@ def _row(view: StudyView, experiment: Experiment) -> dict[str, object]:
     if experiment.proposal is not None:
         row |= _change(view, experiment, experiment.proposal)
     if experiment.reason:
-        row["why"] = one_line(_trusted_reason(experiment), 160)
+        row["why"] = one_line(trusted_reason(experiment), 160)
     return row
 
 
-def _trusted_reason(experiment: Experiment) -> str:
+def trusted_reason(experiment: Experiment) -> str:
     """The reason where it is in the laboratory's own words; else no more than which kind of error it was."""
     if experiment.verdict in _OURS or (experiment.verdict is Verdict.INVALID and experiment.runs):
         return experiment.reason
@@ -213,6 +215,8 @@ def _trusted_reason(experiment: Experiment) -> str:
         return "the program was refused"
     if experiment.verdict is Verdict.INFRASTRUCTURE:
         return "lost by the machine; it was not judged"
+    if _DIVERGED.fullmatch(experiment.reason):
+        return experiment.reason
     if experiment.reason.startswith("the proposal does not apply"):
         return "the proposal does not apply"
     name = re.match(r"\w{1,60}", experiment.reason)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from agents.digest import effect, untrusted_crash
+from agents.digest import effect, trusted_reason, untrusted_crash
 from agents.researcher import ask, find_problem
 from jaxresearch.experiment import Experiment, Verdict
 from jaxresearch.proposal import EditError, Hyperparameter, Proposal, Scalar, apply
@@ -66,8 +66,8 @@ async def repaired(view: StudyView, crashed: Experiment) -> Proposal | None:
 
 def _repair_task(view: StudyView, crashed: Experiment) -> str:
     why = (
-        f"Experiment {crashed.number}, on which you build, crashed: {crashed.reason[:300]}. Repair it: keep its idea, "
-        "and change only what made it crash. There is no second repair."
+        f"Experiment {crashed.number}, on which you build, crashed: {trusted_reason(crashed)}. Repair it: keep its "
+        "idea, and change only what made it crash. There is no second repair."
     )
     shown = crashed.number == len(view.experiments) - 1  # the digest shows the last experiment's
     return why if shown else f"{why}\n{untrusted_crash(view, crashed)}"

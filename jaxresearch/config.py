@@ -140,7 +140,11 @@ class LimitsConfig(_Part):
     trace_seconds: float = Field(default=120, gt=0, description="of tracing one candidate, and of verifying it")
     compile_seconds: float = Field(default=300, gt=0, description="of compiling one program")
     evaluation_seconds: float = Field(default=600, gt=0, description="of scoring and auditing one run")
-    train_seconds_factor: float = Field(default=3, gt=1, description="wall cap of a run, in baseline runs")
+    train_seconds_factor: float = Field(
+        default=3,
+        gt=1,
+        description="wall cap of a run, in baseline runs; never below 300 s, or 60 s under a budget in seconds",
+    )
     train_seconds: float = Field(default=7200, gt=0, description="wall cap of a run before the baseline is known")
     program_bytes: int = Field(default=2_000_000, gt=0, description="of a program's StableHLO")
     constant_bytes: int = Field(default=65_536, ge=0, description="of all constants in a program")

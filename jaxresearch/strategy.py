@@ -152,4 +152,6 @@ def make_strategy(name: str, options: Mapping[str, object]) -> Strategy:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"strategy.{key}: {first['msg']}.") from error
+        has = ", ".join(factory.Options.model_fields) or "no options"
+        wrong = f"{name} has no such option" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigurationError(f"strategy.{key}: {wrong}.", fix=f"{name} has {has}.") from error

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
@@ -17,6 +18,9 @@ from jaxresearch.data import Corpus, prepare
 from jaxresearch.sandbox import Sandbox, choose_sandbox
 from tests.data.texts import make_texts, write_jsonl
 from tests.laboratory import BASELINE, VOCAB_SIZE, Laboratory, tiny_config
+
+hypothesis.settings.register_profile("busy", deadline=None)  # a machine may be slow; no test asserts a time
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -17,6 +19,30 @@ from jaxresearch.config import StudyConfig, TournamentConfig, load_config
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- settings: generated -->", "<!-- /settings -->"
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+COMMON = (
+    "--config",
+    "--set",
+    "--json",
+    "--quiet",
+    "--debug",
+    "--coordinator",
+    "--processes",
+    "--process-id",
+    "--join-seconds",
+)
+REFERENCE_HEAD = """# The command line
+
+Generated from the commands themselves; `jaxresearch COMMAND --help` says the same.
+
+Exit status: 0 done; 1 failed, with one line that says what and what to do; 2 wrong usage or configuration; 130
+interrupted, with the command that goes on. Results go to stdout, progress to stderr.
+
+Every command takes `--json` (one JSON object on stdout and nothing else), `--quiet` and `--debug` (tracebacks of our own
+errors). Those that make a configuration take `--config FILE` and `--set KEY=VALUE`; every key stands in
+[operations.md](operations.md#settings). Those that train take `--coordinator`, `--processes`, `--process-id` and
+`--join-seconds`, for [several hosts](operations.md#several-hosts).
+"""
 
 
 def settings_table() -> str:
@@ -48,22 +74,51 @@ def test_the_table_of_settings_is_the_code_s():
     assert text == wanted, "run UPDATE_DOCS=1 python -m pytest tests/test_docs.py"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_and_options_in_the_docs_exist(page: Path):
-    """Each `jaxresearch COMMAND --option` that a page shows is one that the command line has."""
-    for line in re.findall(r"^ *\$? *(?:\.venv/bin/)?jaxresearch +([a-z].*)$", page.read_text(), flags=re.MULTILINE):
-        name, *words = line.split("#")[0].split()
+def command_reference() -> str:
+    """docs/cli.md: every command with its options and example, as `--help` tells them."""
+    lines = [REFERENCE_HEAD]
+    for name in cli.list_commands(None):  # type: ignore[arg-type]
         command = cli.get_command(None, name)  # type: ignore[arg-type]
-        assert command is not None, f"{page.name}: jaxresearch {name}"
-        known = {option for parameter in command.params for option in parameter.opts}
-        for word in words:
-            if word.startswith("-"):
-                assert word.split("=")[0] in known, f"{page.name}: jaxresearch {name} {word}"
+        assert command is not None
+        with click.Context(command, info_name=name, help_option_names=[]) as context:
+            pieces = [piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]"]
+            options = [each for each in command.params if isinstance(each, click.Option) and each.opts[0] not in COMMON]
+            rows = [(_spelling(each, context), _meaning(each)) for each in options]
+        told, example = inspect.cleandoc(command.help or ""), (command.epilog or "").removeprefix("Example: ")
+        lines += [f"## {' '.join([name, *pieces])}", "", told, "", "```sh", example, "```", ""]
+        if rows:
+            lines += ["| option | |", "|---|---|"]
+            lines += [f"| `{_cell(option)}` | {_cell(meaning)} |" for option, meaning in rows]
+            lines += [""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _spelling(option: click.Option, context: click.Context) -> str:
+    record = option.get_help_record(context)
+    assert record is not None
+    return record[0].replace(" RANGE", "")
+
+
+def _meaning(option: click.Option) -> str:
+    default = f" [{option.default}]" if option.show_default and option.default is not None else ""
+    return (option.help or "") + default
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+
+
+def test_the_reference_of_commands_is_the_code_s():
+    page = ROOT / "docs" / "cli.md"
+    if os.environ.get("UPDATE_DOCS"):
+        page.write_text(command_reference())
+    assert page.read_text() == command_reference(), "run UPDATE_DOCS=1 python -m pytest tests/test_docs.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_inside_the_repository_lead_somewhere(page: Path):
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 

@@ -16,6 +16,7 @@ from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, config_options, make_tournament_config, output_options, sandbox_option
 from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import StudyDisplay
+from jaxresearch.cli.options import study_options
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.study.history import History
 from jaxresearch.study.ledger import StoredEvent
@@ -34,13 +35,12 @@ from jaxresearch.tournament.plan import Arm
 @click.option("--accelerator-seconds", type=click.FloatRange(0, min_open=True), help="Of one arm in one repeat.")
 @click.option("--flops", type=click.FloatRange(0, min_open=True), help="Of one arm in one repeat.")
 @click.option("--no-controls", is_flag=True, help="Do not add `independent` and `random_search`.")
-@click.option("--llm", metavar="MODEL", help="As for `run`.")
-@click.option("--budget", help="Of one run, as for `run`.")
-@click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1_000_000), help="Of the first repeat.")
-@click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
-@click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls, of one arm in one repeat.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Tokens of LLM calls, of one arm in one repeat.")
+@study_options(
+    llm={"help": "As for `run`."},
+    seed={"type": click.IntRange(0, 2**31 - 1_000_000), "help": "Of the first repeat."},
+    max_cost={"help": "US dollars of LLM calls, of one arm in one repeat."},
+    max_tokens={"help": "Tokens of LLM calls, of one arm in one repeat."},
+)
 @click.option("--tournament", "folder", type=click.Path(path_type=Path), help="Its folder; the same one again goes on.")
 @sandbox_option
 @config_options
@@ -54,13 +54,7 @@ def compare(
     accelerator_seconds: float | None,
     flops: float | None,
     no_controls: bool,
-    llm: str | None,
-    budget: str | None,
-    corpus: str | None,
-    seed: int | None,
-    slots: int | None,
-    max_cost: float | None,
-    max_tokens: int | None,
+    asked: dict[str, Any],
     folder: Path | None,
     require_sandbox: str | None,
     config_file: Path | None,
@@ -88,14 +82,8 @@ def compare(
         tournament__flops=flops,
         tournament__controls=False if no_controls else None,
         experiments=experiments,
-        llm__model=llm,
-        budget=budget,
-        corpus__source=corpus,
-        seed=seed,
-        slots=slots,
-        max_cost=max_cost,
         sandbox__require=require_sandbox,
-        max_tokens=max_tokens,
+        **asked,
     )
     chosen, notes = make_arms(config, installed_strategies().keys())
     if len(chosen) < 2:

@@ -20,7 +20,14 @@ from jaxresearch.cli.hosts import place_options
 from jaxresearch.execution.hosts import hosts_here
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "pydantic-ai-slim", "tokenizers")
-_EXTRAS = {"openai": "openai", "anthropic": "anthropic", "google": "google.genai", "ray": "ray"}
+_EXTRAS = {
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "google": "google.genai",
+    "hub": "huggingface_hub",
+    "dashboard": "uvicorn",
+    "ray": "ray",
+}
 _KEY = re.compile(r"[A-Z0-9_]+_API_KEY")
 
 

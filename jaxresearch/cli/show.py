@@ -91,9 +91,9 @@ def print_study(console: Console, history: History, folder: Path) -> None:
     console.print(table)
     for line in _conclusion(history):
         console.print(line, markup=False)
-    console.print(
-        f"\njaxresearch show {folder} {history.incumbent_number}   what the best one is, and why", markup=False
-    )
+    purpose = "what the best one is, and why" if history.incumbent_number else "what was tried first, and why not kept"
+    if len(history.entries) > 1:
+        console.print(f"\njaxresearch show {folder} {history.incumbent_number or 1}   {purpose}", markup=False)
     if history.stopped is None or not history.stopped.finished:
         console.print(f"jaxresearch resume {folder}   to go on", markup=False)
     elif history.incumbent_number:
@@ -145,6 +145,10 @@ def _conclusion(history: History) -> list[str]:
     unsteady = drift_warning(history)
     if unsteady is not None:
         lines.append(f"machine    {unsteady}")
+    if late := history.verdicts.get(Verdict.TIMEOUT, 0):
+        lines.append(
+            f"timeouts   {late}; where other work slows this machine, raise limits.train_seconds_factor (--set)"
+        )
     lines += [f"beside     {one_line(said, 300)}" for said in said_of_trials(history)]
     lines += _incident_lines(history)
     lines.append(f"head       {history.head[:16]} after {history.seq} events; `verify --head` finds it again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,27 +14,20 @@ from jaxresearch.cli.approval import approver_for
 from jaxresearch.cli.common import Output, config_options, make_config, output_options, ray_option, sandbox_option
 from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import Display, StudyDisplay
+from jaxresearch.cli.options import mesh_options, study_options
 from jaxresearch.cli.show import print_study
 from jaxresearch.errors import ConfigurationError
 
 
 @click.command(epilog="Example: jaxresearch run --strategy greedy --llm builtin --experiments 20 --study studies/mine")
 @click.option("--strategy", metavar="NAME", help="See `jaxresearch strategies`.")
-@click.option(
-    "--llm", metavar="MODEL", help="builtin (no key) or PROVIDER:MODEL; 'A@2, B' take turns, 'A | B' falls back."
-)
 @click.option("--experiments", type=click.IntRange(0), help="Proposals to try, the baseline not counted.")
-@click.option("--budget", help="Of one run: 300s, 5m, 2000steps, 50Mtok, 1e15flop.")
-@click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the study: run seeds and the strategy's choices.")
-@click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
+@study_options()
 @click.option(
     "--executor", type=click.Choice(["local", "ray"]), help="Where runs happen: this machine, or a cluster's nodes."
 )
 @ray_option
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Wall seconds of the study.")
-@click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls; never exceeded.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Tokens of LLM calls, both ways; never exceeded.")
 @click.option("--study", "folder", type=click.Path(path_type=Path), help="Folder of the study; must be new or empty.")
 @click.option(
     "--program",
@@ -42,11 +36,8 @@ from jaxresearch.errors import ConfigurationError
     help="A program.md: goals, taboos and ideas for the strategy.",
 )
 @click.option("--approve", type=click.Choice(["none", "code"]), help="code: ask you before a changed source is traced.")
-@click.option("--devices", type=click.IntRange(1), help="Devices that one run is spread over.")
+@mesh_options
 @sandbox_option
-@click.option(
-    "--fsdp", type=click.IntRange(1), help="Devices that hold one state together; chosen by its size if left out."
-)
 @click.option(
     "--from", "start_from", type=click.Path(path_type=Path), metavar="STUDY", help="Begin with another study's winner."
 )
@@ -55,21 +46,14 @@ from jaxresearch.errors import ConfigurationError
 @hosts_options
 def run(
     strategy: str | None,
-    llm: str | None,
     experiments: int | None,
-    budget: str | None,
-    corpus: str | None,
-    seed: int | None,
-    slots: int | None,
+    asked: dict[str, Any],
     executor: str | None,
     ray_address: str | None,
     max_seconds: float | None,
-    max_cost: float | None,
-    max_tokens: int | None,
     folder: Path | None,
     approve: str | None,
-    devices: int | None,
-    fsdp: int | None,
+    mesh: dict[str, Any],
     instructions: Path | None,
     require_sandbox: str | None,
     start_from: Path | None,
@@ -84,21 +68,14 @@ def run(
         config_file,
         settings,
         strategy__name=strategy,
-        llm__model=llm,
         experiments=experiments,
-        budget=budget,
-        corpus__source=corpus,
-        seed=seed,
-        slots=slots,
         max_seconds=max_seconds,
-        max_cost=max_cost,
-        max_tokens=max_tokens,
-        execution__devices=devices,
-        execution__fsdp=fsdp,
         execution__executor=executor,
         execution__ray_address=ray_address,
         sandbox__require=require_sandbox,
         oversight__approve=approve,
+        **asked,
+        **mesh,
     )
     approver_for(config)  # nobody to ask: refuse before anything is made
     folder = folder or Path("studies") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.console import Console
 from jaxresearch.cli.common import Output, config_options, make_config, output_options, sandbox_option
 from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import RunDisplay
+from jaxresearch.cli.options import mesh_options
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun
@@ -24,11 +26,8 @@ from jaxresearch.subjects import load_subject
 @click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")
 @click.option("--study", type=click.Path(path_type=Path), help="Run an experiment of this study, with its settings.")
 @click.option("--experiment", type=click.IntRange(0), help="Which one; the best kept when left out.")
-@click.option("--devices", type=click.IntRange(1), help="Devices that the run is spread over.")
+@mesh_options
 @sandbox_option
-@click.option(
-    "--fsdp", type=click.IntRange(1), help="Devices that hold one state together; chosen by its size if left out."
-)
 @config_options
 @output_options
 @hosts_options
@@ -38,9 +37,8 @@ def train(
     corpus: str | None,
     study: Path | None,
     experiment: int | None,
-    devices: int | None,
+    mesh: dict[str, Any],
     require_sandbox: str | None,
-    fsdp: int | None,
     config_file: Path | None,
     settings: tuple[str, ...],
     output: Output,
@@ -49,13 +47,12 @@ def train(
     from jaxresearch.execution.single import train_once
 
     if study is not None:
-        if config_file or settings or corpus or budget or devices or fsdp:
+        if config_file or settings or corpus or budget or any(mesh.values()):
             raise click.UsageError("--study brings its own settings; leave the others out.")
         config, candidate = _from_study(study, experiment)
     elif experiment is not None:
         raise click.UsageError("--experiment needs --study.")
     else:
-        mesh = {"execution__devices": devices, "execution__fsdp": fsdp}
         config = make_config(config_file, settings, budget=budget, corpus__source=corpus, **mesh)
         candidate = load_subject(config.subject.source, config.subject.hyperparameters)
     with RunDisplay(output) as display:

@@ -19,6 +19,7 @@ from jaxresearch.study.events import TrialClosed, TrialJudged, TrialOpened, Tria
 from jaxresearch.study.evidence import trial_noise
 from jaxresearch.study.history import History
 from jaxresearch.study.journal import Journal
+from jaxresearch.study.judging import fresh_seeds
 from jaxresearch.study.stopping import Stop
 from jaxresearch.study.trial import Trial
 from jaxresearch.study.trials import (
@@ -27,7 +28,6 @@ from jaxresearch.study.trials import (
     last_trial,
     mean_scores,
     refuse_without_winner,
-    trial_seeds,
 )
 from jaxresearch.study.workspace import Workspace
 from jaxresearch.text import clean, one_line
@@ -66,7 +66,7 @@ def _opened(history: History, count: int) -> TrialOpened:
         trial=len(history.trials) + 1,
         purpose="ablation",
         experiment=history.incumbent_number,
-        seeds=trial_seeds(history, count),
+        seeds=fresh_seeds(history, count),
         budget=history.config.budget,
         changes=changes_of(history, history.incumbent_number),
     )

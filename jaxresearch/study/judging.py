@@ -69,6 +69,7 @@ def fresh_seeds(history: History, count: int) -> tuple[int, ...]:
     """`count` seeds above all that any run of the study used."""
     used = {run.seed for entry in history.entries for run in entry.experiment.runs} | set(run_seeds(history.config))
     used |= {seed for opening in history.openings for seed in opening.event.seeds}
+    used |= {seed for trial in history.trials for seed in trial.event.seeds}
     return tuple(range(max(used) + 1, max(used) + 1 + count))
 
 

@@ -13,7 +13,10 @@ from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import identity_of
 
 MIN_WALL_CAP_SECONDS = 60.0
-"""A run's wall cap is never below this: on a busy machine a short run can take many times its usual time."""
+"""A run's wall cap is never below this."""
+MIN_UNTIMED_WALL_CAP_SECONDS = 300.0
+"""Nor below this where the budget is not time: slowness buys nothing there, and other work on the machine makes a short
+run many times as long."""
 
 
 def request_of(
@@ -88,17 +91,16 @@ def wall_cap_seconds(history: History) -> float:
     """How long a run may train: `limits.train_seconds_factor` times what it should take.
 
     That is the budget itself when the budget is in seconds, else what the baseline took on average; before the baseline
-    is known it is `limits.train_seconds`. Never below `MIN_WALL_CAP_SECONDS`.
+    is known it is `limits.train_seconds`. Never below the minimum for its kind of budget.
     """
     limits, budget = history.config.limits, Budget.parse(history.config.budget)
     runs = [run for run in history.baseline.experiment.runs if isinstance(run, CompletedRun)]
     if budget.unit == "seconds":
-        expected = budget.amount
-    elif history.baseline.verdict is not None and runs:
+        return max(MIN_WALL_CAP_SECONDS, limits.train_seconds_factor * budget.amount)
+    if history.baseline.verdict is not None and runs:
         expected = sum(run.train_seconds for run in runs) / len(runs)
-    else:
-        return limits.train_seconds
-    return max(MIN_WALL_CAP_SECONDS, limits.train_seconds_factor * expected)
+        return max(MIN_UNTIMED_WALL_CAP_SECONDS, limits.train_seconds_factor * expected)
+    return limits.train_seconds
 
 
 def _lost(request: RunRequest, reason: str) -> FailedRun:

@@ -16,9 +16,10 @@ from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.study.events import TrialClosed, TrialOpened
 from jaxresearch.study.history import History
 from jaxresearch.study.journal import Journal
+from jaxresearch.study.judging import fresh_seeds
 from jaxresearch.study.stopping import Stop
 from jaxresearch.study.trial import Trial
-from jaxresearch.study.trials import Bench, last_trial, mean_scores, refuse_without_winner, trial_seeds
+from jaxresearch.study.trials import Bench, last_trial, mean_scores, refuse_without_winner
 from jaxresearch.study.view import hyperparameters_of
 from jaxresearch.study.workspace import Workspace
 
@@ -117,7 +118,7 @@ async def transfer(
                 trial=len(history.trials) + 1,
                 purpose="transfer",
                 experiment=history.incumbent_number,
-                seeds=trial_seeds(history, count),
+                seeds=fresh_seeds(history, count),
                 budget=scaled_budget(history.config.budget, scale),
                 scale=scale,
             )

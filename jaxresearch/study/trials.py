@@ -16,12 +16,12 @@ from jaxresearch.execution.base import (
 )
 from jaxresearch.experiment import FailedRun, Verdict
 from jaxresearch.proposal import Candidate
-from jaxresearch.study.confirm import fresh_seeds
 from jaxresearch.study.events import TraceOutcome, TrialTraced
 from jaxresearch.study.events import TrialRun as TrialRunEvent
 from jaxresearch.study.history import History
 from jaxresearch.study.identity import candidate_fingerprint
 from jaxresearch.study.journal import Journal
+from jaxresearch.study.judging import fresh_seeds
 from jaxresearch.study.requests import attempt
 from jaxresearch.study.steps import MAX_FAULTS
 from jaxresearch.study.stopping import Interrupted, Stop
@@ -129,13 +129,6 @@ def last_trial(history: History, purpose: str, scale: dict[str, str] | None = No
         if (event.purpose, event.scale, event.experiment) == (purpose, scale or {}, history.incumbent_number):
             return trial
     return None
-
-
-def trial_seeds(history: History, count: int) -> tuple[int, ...]:
-    """`count` seeds that no run of the study used, its confirmations and trials included."""
-    used = [seed for trial in history.trials for seed in trial.event.seeds]
-    first = max([fresh_seeds(history, 1)[0], *(seed + 1 for seed in used)])
-    return tuple(range(first, first + count))
 
 
 def changes_of(history: History, number: int) -> tuple[int, ...]:

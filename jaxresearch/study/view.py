@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor, ExecutorLostError, TracedCandidate, TraceFailure
 from jaxresearch.experiment import Verdict
 from jaxresearch.proposal import Candidate, EditError, Hyperparameter, Proposal, apply
@@ -152,7 +153,8 @@ async def trace_once(history: History, executor: Executor, candidate: Candidate,
     except ExecutorLostError:
         raise
     except Exception as error:
-        return TraceFailure(verdict=Verdict.INFRASTRUCTURE, reason=f"tracing failed on our side: {error!r}")
+        why = str(error) if isinstance(error, JaxresearchError) else repr(error)
+        return TraceFailure(verdict=Verdict.INFRASTRUCTURE, reason=f"tracing failed on our side: {why}")
 
 
 def proposal_error(history: History, proposal: Proposal) -> str | None:

@@ -279,7 +279,9 @@ def test_tpe_stays_away_from_what_failed(model):
 def test_hybrid_holds_its_shares():
     proposals = [each for row in play(Hybrid, experiments=20).rounds for each in row]
     kinds = [kind_of(proposal) for proposal in proposals]
-    assert [kinds.count(kind) for kind in ("tpe", "code", "informed")] == pytest.approx([8, 8, 4], abs=2)
+    assert [kinds.count(kind) for kind in ("tpe", "code", "informed")] == pytest.approx(
+        [8, 8, 4], abs=3
+    )  # repairs, and turns of a kind that has nothing left
     view_kinds = Hybrid(Hybrid.Options(code_share=1.0)).kinds(play(Hybrid, experiments=2).study.view())
     assert view_kinds == ["code"]
 

@@ -80,3 +80,11 @@ def points_options(name: str) -> list[str]:
     from agents.tpe import TPE
 
     return list(TPE.Options.model_fields)
+
+
+def test_a_misspelt_option_is_refused_with_those_that_there_are():
+    from jaxresearch.errors import ConfigurationError
+    from jaxresearch.strategy import make_strategy
+
+    with pytest.raises(ConfigurationError, match=r"strategy.widht: beam has no such option. beam has width, children"):
+        make_strategy("beam", {"widht": 3})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from jaxresearch.execution import local
+from jaxresearch.execution.housing import WorkerHouse
 from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
 from jaxresearch.training.seal import checkpoint_folder, sealed
 from tests.laboratory import BASELINE, Laboratory
@@ -20,8 +21,8 @@ STEPS = "400steps"
 def writing(make_laboratory: Callable[..., Laboratory]) -> Iterator[Laboratory]:
     """A laboratory that writes a checkpoint after every 20 ms of training."""
     laboratory = make_laboratory()
-    settings = laboratory.executor._settings
-    laboratory.executor._settings = settings.model_copy(update={"checkpoint_seconds": 0.02})
+    settings = laboratory.executor._settings.model_copy(update={"checkpoint_seconds": 0.02})
+    laboratory.executor._settings, laboratory.executor._house = settings, WorkerHouse(settings)
     yield laboratory
     laboratory.close()
 

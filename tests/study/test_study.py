@@ -18,6 +18,7 @@ from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
 from jaxresearch.study.events import Checked, ProposalRequested, RunFinished, RunStarted
 from jaxresearch.study.history import History, fold
 from jaxresearch.study.ledger import Ledger, StoredEvent
+from jaxresearch.study.requests import MIN_UNTIMED_WALL_CAP_SECONDS
 from jaxresearch.study.study import Study
 
 
@@ -80,14 +81,21 @@ def test_the_workspace_holds_each_experiment_on_its_parent(bench: Bench):
 
 def test_the_baseline_runs_on_all_seeds_first(bench: Bench):
     executor = FakeExecutor()
-    bench.config = config(1, seed=5, limits={"train_seconds_factor": 10})
+    bench.config = config(1, seed=5, limits={"train_seconds_factor": 50})
     bench.run([gain(0.1)], executor=executor)
     assert [request.seed for request in executor.requests] == [5, 6, 7, 5, 6, 7]
     baseline, contender = executor.requests[:3], executor.requests[3:]
     assert [request.reference for request in baseline] == [None] * 3
     assert [request.reference for request in contender] == [request.identity for request in baseline]
     assert baseline[0].wall_cap_seconds == bench.config.limits.train_seconds
-    assert contender[0].wall_cap_seconds == pytest.approx(10 * 8.0)
+    assert contender[0].wall_cap_seconds == pytest.approx(50 * 8.0)
+
+
+def test_a_short_run_has_time_on_a_busy_machine(bench: Bench):
+    executor = FakeExecutor()
+    bench.config = config(1)
+    bench.run([gain(0.1)], executor=executor)
+    assert executor.requests[3].wall_cap_seconds == MIN_UNTIMED_WALL_CAP_SECONDS > 3 * 8.0
 
 
 @pytest.mark.parametrize(("budget", "cap"), [("300s", 900.0), ("1s", 60.0)])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import hashlib
 import os
 import secrets
@@ -171,6 +172,7 @@ class Keeper:
         return self._shipped / parcels.corpus_name(wanted)
 
 
+@functools.cache
 def code_fingerprint() -> str:
     """The SHA-256 of this package's sources: driver and nodes must run the same."""
     package = Path(__file__).parents[2]
