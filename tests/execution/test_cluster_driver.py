@@ -31,7 +31,7 @@ def cluster(cache_root) -> Iterator[SmallCluster]:
 
 
 def study(config_file: Path, folder: Path, *options: str) -> list[str]:
-    settings = ["--set", "execution.threads=1", "--set", "acceptance.runs=2", "--budget", "3000steps"]
+    settings = ["--set", "execution.threads=1", "--set", "acceptance.runs=2", "--budget", "1500steps"]
     run = ["run", "--config", str(config_file), "--experiments", "0", "--study", str(folder), "--json", "--quiet"]
     return [*COMMAND, *run, *settings, *options]
 
