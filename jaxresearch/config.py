@@ -186,7 +186,14 @@ class LimitsConfig(_Part):
 class ExecutionConfig(_Part):
     """Where runs happen."""
 
-    executor: Literal["local"] = Field(default="local", description="where runs happen")
+    executor: Literal["local", "ray"] = Field(
+        default="local", description="where runs happen: on this machine, or on the nodes of a Ray cluster"
+    )
+    ray_address: str = Field(default="auto", description="HOST:PORT of the Ray cluster; auto: the one of this machine")
+    ray_resources: dict[str, float] = Field(
+        default_factory=dict,
+        description="further Ray resources that a run takes, such as `{accelerator_type:H100: 0.001}`",
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a run; all cores when null")
     devices: int = Field(
         default=1, ge=1, description="devices that one run is spread over; all there are over several hosts"
@@ -259,6 +266,12 @@ class StudyConfig(_Part):
         """These settings, asking for `level` too: an option may tighten what a study requires, never loosen it."""
         required = stricter(self.sandbox.require, level)
         return self.model_copy(update={"sandbox": self.sandbox.model_copy(update={"require": required})})
+
+    def reaching(self, ray_address: str | None) -> Self:
+        """These settings with the Ray cluster at another address, where one is given."""
+        if ray_address is None:
+            return self
+        return self.model_copy(update={"execution": self.execution.model_copy(update={"ray_address": ray_address})})
 
     @field_validator("budget")
     @classmethod

@@ -76,6 +76,13 @@ def sandbox_option(command: Callable) -> Callable:
     )(command)
 
 
+def ray_option(command: Callable) -> Callable:
+    """--ray-address; the command receives `ray_address`."""
+    return click.option(
+        "--ray-address", metavar="HOST:PORT", help="Of the Ray cluster; auto: the one that this machine belongs to."
+    )(command)
+
+
 def make_config(config_file: Path | None, settings: tuple[str, ...], **options: object) -> StudyConfig:
     """The configuration of a command: the file (or the default for this machine), --set, then the named options.
 

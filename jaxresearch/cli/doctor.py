@@ -26,6 +26,7 @@ _EXTRAS = {
     "google": "google.genai",
     "hub": "huggingface_hub",
     "dashboard": "uvicorn",
+    "ray": "ray",
 }
 _KEY = re.compile(r"[A-Z0-9_]+_API_KEY")
 

@@ -12,7 +12,7 @@ import click
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.approval import approver_for
-from jaxresearch.cli.common import Output, config_options, make_config, output_options, sandbox_option
+from jaxresearch.cli.common import Output, config_options, make_config, output_options, ray_option, sandbox_option
 from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import Display, StudyDisplay
 from jaxresearch.cli.options import mesh_options, study_options
@@ -24,7 +24,10 @@ from jaxresearch.errors import ConfigurationError
 @click.option("--strategy", metavar="NAME", help="See `jaxresearch strategies`.")
 @click.option("--experiments", type=click.IntRange(0), help="Proposals to try, the baseline not counted.")
 @study_options()
-@click.option("--executor", type=click.Choice(["local"]), help="Where runs happen: a warm worker on this machine.")
+@click.option(
+    "--executor", type=click.Choice(["local", "ray"]), help="Where runs happen: this machine, or a cluster's nodes."
+)
+@ray_option
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Wall seconds of the study.")
 @click.option(
     "--stop-after-no-gain", type=click.IntRange(0), metavar="N", help="End after N experiments in a row without a gain."
@@ -53,6 +56,7 @@ def run(
     experiments: int | None,
     asked: dict[str, Any],
     executor: str | None,
+    ray_address: str | None,
     max_seconds: float | None,
     stop_after_no_gain: int | None,
     folder: Path | None,
@@ -78,6 +82,7 @@ def run(
         max_seconds=max_seconds,
         stop_after_no_gain=stop_after_no_gain,
         execution__executor=executor,
+        execution__ray_address=ray_address,
         sandbox__require=require_sandbox,
         oversight__approve=approve,
         tracking=json.dumps(tracks) if tracks else None,
@@ -109,6 +114,7 @@ def run(
 @click.option("--max-tokens", type=click.IntRange(1), help="Another cap, in tokens, from now on.")
 @click.option("--track", "tracks", multiple=True, metavar="NAME", help="As for `run`, instead of what the study says.")
 @sandbox_option
+@ray_option
 @output_options
 @hosts_options
 def resume(
@@ -116,11 +122,20 @@ def resume(
     llm: str | None,
     tracks: tuple[str, ...],
     require_sandbox: str | None,
+    ray_address: str | None,
     output: Output,
     **caps: float | None,
 ) -> int:
     """Go on with a study after any stop: Ctrl-C, kill -9, a power cut, a failed provider, a cap."""
-    return _drive(study, output, llm=llm, caps=caps, require_sandbox=require_sandbox, track=tracks or None)
+    return _drive(
+        study,
+        output,
+        llm=llm,
+        caps=caps,
+        require_sandbox=require_sandbox,
+        track=tracks or None,
+        ray_address=ray_address,
+    )
 
 
 def _drive(
@@ -131,6 +146,7 @@ def _drive(
     caps: dict[str, float | None] | None = None,
     require_sandbox: str | None = None,
     track: tuple[str, ...] | None = None,
+    ray_address: str | None = None,
 ) -> int:
     from jaxresearch.study.heartbeat import liveness
     from jaxresearch.study.session import drive
@@ -149,6 +165,7 @@ def _drive(
                 llm=llm,
                 caps=caps,
                 require_sandbox=require_sandbox,
+                ray_address=ray_address,
                 on_preparation=display.preparing,
                 approver=ask(display) if ask is not None else None,
             )

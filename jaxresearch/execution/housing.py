@@ -47,7 +47,7 @@ class WorkerHouse:
         Raises `JaxresearchError` when it does not start, or not in the tier that is required.
         """
         if self.tier is None:
-            accelerators = has_accelerators()
+            accelerators = self._wants_accelerators()
             self.tier = await choose_worker_tier(self._require, network=self._network, accelerators=accelerators)
         await asyncio.to_thread(self._prepare, sealed)
         if self.tier.tier == "subprocess":
@@ -121,7 +121,7 @@ class WorkerHouse:
         given = [Path(p).resolve() for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
         paths = [*given, *([] if package.parent in _site_packages() else [package.parent])]
         libraries = [Path(p) for p in environment.get("LD_LIBRARY_PATH", "").split(os.pathsep) if p]
-        accelerators = has_accelerators()
+        accelerators = self._wants_accelerators()
         libraries += map(Path, _DRIVER_FOLDERS) if accelerators else []
         assert self.tier is not None
         scratch = "/tmp" if self.tier.tier == "bubblewrap" else str(self._scratch)
@@ -141,6 +141,9 @@ class WorkerHouse:
             accelerators=accelerators,
             network=self._network,
         )
+
+    def _wants_accelerators(self) -> bool:
+        return self._settings.lowers_for is None and has_accelerators()
 
     def close(self) -> None:
         self._inbox.cleanup()

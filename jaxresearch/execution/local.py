@@ -61,13 +61,16 @@ def worker_settings(config: StudyConfig, corpus: Corpus, *, programs: Path, runs
 
 
 class LocalExecutor:
-    """Traces and runs one thing at a time. The worker is replaced after a crash, a kill, or many programs."""
+    """Traces and runs one thing at a time. The worker is replaced after a crash, a kill, or many programs.
+
+    sandbox: None for an executor that is only asked to run.
+    """
 
     def __init__(
         self,
         settings: WorkerSettings,
         limits: LimitsConfig,
-        sandbox: Sandbox,
+        sandbox: Sandbox | None,
         keep_awake: int = 32,
         require: str | None = None,
         parting_seconds: float = 0.0,
@@ -112,6 +115,7 @@ class LocalExecutor:
         known = self._known.find(candidate)
         if known is not None:
             return known
+        assert self._sandbox is not None, "an executor without a sandbox traces nothing"
         worker = await self._ready_worker()
         scratch = Path(tempfile.mkdtemp(prefix="trace-", dir=self._house.inbox))
         try:
@@ -121,21 +125,21 @@ class LocalExecutor:
                 candidate,
                 laboratory={"vocab_size": self._settings.vocab_size, "context": self._settings.context},
                 evaluation_batch=self._settings.evaluation_batch,
-                platform=worker.facts["platform"],
+                platform=self._settings.lowers_for or worker.facts["platform"],
                 sandbox=self._sandbox,
                 limits=self._limits,
                 scratch=tree,
             )
             if isinstance(traced, TraceFailure):
                 return traced
-            result = await self._verify(traced, scratch)
+            result = await self._verify(traced, self._sandbox.tier, scratch)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if isinstance(result, TracedCandidate):
             self._known.remember(candidate, result)
         return result
 
-    async def _verify(self, traced: TracedModules, scratch: Path) -> TracedCandidate | TraceFailure:
+    async def _verify(self, traced: TracedModules, tier: str, scratch: Path) -> TracedCandidate | TraceFailure:
         for index, blob in enumerate(traced.blobs):
             (scratch / str(index)).write_bytes(blob)
         request = VerifyRequest(
@@ -173,7 +177,7 @@ class LocalExecutor:
             phases=manifest.phases,
             step_flops=manifest.step_flops,
             parameters=manifest.parameters,
-            sandbox=self._sandbox.tier,
+            sandbox=tier,
             trace_seconds=traced.seconds,
             program_bytes=sum(map(len, traced.blobs)),
         )

@@ -37,7 +37,11 @@ _PROGRESS_INTERVAL_SECONDS = 0.25
 
 
 class WorkerSettings(BaseModel):
-    """What a worker is told at its start."""
+    """What a worker is told at its start.
+
+    lowers_for: the platform of the cluster on which programs will run; this worker then verifies them only, on the CPU.
+    None: programs run where they are verified.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,6 +65,7 @@ class WorkerSettings(BaseModel):
     checkpoint_seconds: float | None = None
     corpus_config: CorpusConfig = CorpusConfig()
     hosts: Hosts | None = None
+    lowers_for: str | None = None
 
 
 class VerifyRequest(BaseModel):
@@ -152,6 +157,8 @@ class Worker:
         from jaxresearch.data.dataset import Corpus, evaluation_rows
 
         self.settings, self.say, self.peers = settings, say, peers
+        if settings.lowers_for is not None:
+            jax.config.update("jax_platforms", "cpu")  # an accelerator that is here may be a run's
         if os.environ.get("JAX_PLATFORMS", "") == "cpu" and settings.devices > 1 and peers.processes == 1:
             jax.config.update("jax_num_cpu_devices", settings.devices)
         self.devices = jax.devices() if peers.processes > 1 else jax.devices()[: settings.devices]
@@ -223,7 +230,7 @@ class Worker:
         manifest = store(
             settings.programs,
             verified,
-            platform=self.facts()["platform"],
+            platform=settings.lowers_for or self.facts()["platform"],
             traced=request.traced,
             phases=request.phases,
             leaves=request.leaves,

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import Corpus, prepare_corpus
+from jaxresearch.execution.base import Executor
 from jaxresearch.execution.local import LocalExecutor
 from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.strategy import make_strategy
@@ -66,13 +67,15 @@ async def drive(
     llm: str | None = None,
     caps: Mapping[str, Any] | None = None,
     require_sandbox: str | None = None,
+    ray_address: str | None = None,
     on_preparation: OnPreparation,
     approver: Approver | None = None,
 ) -> Ending:
     """Go on with `study` until it ends, or a first SIGINT (finish the run), a second (stop now), or SIGTERM (in time).
 
     llm: another model than the study's own, for this session. caps: other ends, by name (`CAPS`), from now on.
-    require_sandbox: a level, where the study's own is not stricter. Raises `JaxresearchError` when the study cannot go on.
+    require_sandbox: a level, where the study's own is not stricter. ray_address: where the cluster is now.
+    Raises `JaxresearchError` when the study cannot go on.
     """
     config, caps = study.config, caps or {}
     check_caps(study.history, caps)
@@ -80,7 +83,7 @@ async def drive(
     models = Models(llm or config.llm.model, config.llm)
     model_factory = models.of_rounds(study, max_cost=caps.get("max_cost"), max_tokens=caps.get("max_tokens"))
     strategy = make_strategy(config.strategy.name, config.strategy.options)
-    executor = await _executor(study, on_preparation, require_sandbox)
+    executor = await _executor(study, on_preparation, require_sandbox, ray_address)
     stop = Stop(config.execution)
     try:
         with stop_on_signals(stop):
@@ -100,10 +103,14 @@ async def drive(
 
 async def open_executor(
     config: StudyConfig, on_preparation: OnPreparation, *, programs: Path, runs: Path
-) -> tuple[LocalExecutor, Corpus]:
-    """An executor of runs as `config` says, on this machine, and its corpus. The caller closes it."""
+) -> tuple[Executor, Corpus]:
+    """An executor of runs as `config` says, here or on a cluster, and its corpus. The caller closes it."""
     corpus = _prepare(config, on_preparation)
     sandbox = await choose_sandbox(config.sandbox.require)
+    if config.execution.executor == "ray":
+        from jaxresearch.execution.cluster.executor import RayExecutor
+
+        return RayExecutor(config, corpus, sandbox, programs=programs, runs=runs), corpus
     executor = LocalExecutor.create(
         config,
         corpus,
@@ -164,10 +171,13 @@ async def transfer_study(
         await executor.close()
 
 
-async def _executor(study: Study, on_preparation: OnPreparation, require_sandbox: str | None = None) -> LocalExecutor:
-    """Runs of `study` on this machine; refuses another corpus than the study's. The caller closes it."""
+async def _executor(
+    study: Study, on_preparation: OnPreparation, require_sandbox: str | None = None, ray_address: str | None = None
+) -> Executor:
+    """Runs of `study`; refuses another corpus than the study's. The caller closes it."""
+    config = study.config.requiring(require_sandbox).reaching(ray_address)
     executor, corpus = await open_executor(
-        study.config.requiring(require_sandbox), on_preparation, programs=study.layout.programs, runs=study.layout.runs
+        config, on_preparation, programs=study.layout.programs, runs=study.layout.runs
     )
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     return executor

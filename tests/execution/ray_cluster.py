@@ -1,0 +1,100 @@
+"""A Ray cluster of real processes on loopback, in miniature: a head without room for runs, and two nodes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
+"""Loopback only, and all that join must know the token. Ray reads this when it is imported."""
+
+KEY = "sk-of-the-shell-that-started-the-cluster"
+
+
+class SmallCluster:
+    """Nodes have room for two runs each, and a cache each, as machines of their own would."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets lie there: a short path
+        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(self.folder), **_SMALL}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address: str = self._cluster.address
+        self._nodes: list = []
+        self.caches: list[Path] = []
+
+    def add_node(self) -> int:
+        """Its number."""
+        cache = self.folder / f"cache-{len(self._nodes)}"
+        env = {"JAXRESEARCH_CACHE": str(cache), "ANTHROPIC_API_KEY": KEY}
+        self._nodes.append(self._cluster.add_node(num_cpus=2, env_vars=env, **_SMALL))
+        self.caches.append(cache)
+        return len(self._nodes) - 1
+
+    def remove_node(self, number: int) -> None:
+        """As if its power were cut."""
+        self._cluster.remove_node(self._nodes[number], allow_graceful=False)
+
+    def keepers(self, number: int) -> list[int]:
+        """Process ids of the keepers on a node."""
+        raylet = self._nodes[number].all_processes["raylet"][0].process.pid
+        return [pid for pid in children(raylet) if command(pid).startswith("ray::Keeper")]
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_SMALL = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
+
+
+def command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def workers_of(keeper: int) -> list[int]:
+    """The processes that run our worker below a keeper, those of its sandbox included."""
+    below, found = [keeper], []
+    while below:
+        below += (more := children(below.pop()))
+        found += [pid for pid in more if "jaxresearch.execution.worker" in command(pid)]
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())
