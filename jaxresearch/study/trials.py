@@ -16,12 +16,12 @@ from jaxresearch.execution.base import (
 )
 from jaxresearch.experiment import FailedRun, Verdict
 from jaxresearch.proposal import Candidate
-from jaxresearch.study.confirm import fresh_seeds
 from jaxresearch.study.events import TraceOutcome, TrialTraced
 from jaxresearch.study.events import TrialRun as TrialRunEvent
 from jaxresearch.study.history import History
 from jaxresearch.study.identity import candidate_fingerprint
 from jaxresearch.study.journal import Journal
+from jaxresearch.study.judging import fresh_seeds
 from jaxresearch.study.requests import attempt
 from jaxresearch.study.steps import MAX_FAULTS
 from jaxresearch.study.stopping import Interrupted, Stop

@@ -35,6 +35,10 @@ _HEADING = re.compile(r"^[0-9a-f]{40}$", re.MULTILINE)
 _ANCHOR = re.compile(r"\nLedger: ([0-9a-f]{64})\n*\Z")
 
 
+_REMEMBERED = 64
+"""Candidates that stay in memory; the others are read again. A study may have thousands."""
+
+
 class WorkspaceError(JaxresearchError):
     """The workspace cannot be read or written."""
 
@@ -75,9 +79,11 @@ class Workspace:
 
     def candidate(self, commit: str) -> Candidate:
         """The sources and config that `commit` holds."""
-        if commit not in self._candidates:
-            self._candidates[commit] = self._read(_checked(commit))
-        return self._candidates[commit]
+        found = self._candidates.pop(commit, None) or self._read(_checked(commit))
+        self._candidates[commit] = found  # the last in line to be forgotten
+        if len(self._candidates) > _REMEMBERED:
+            del self._candidates[next(iter(self._candidates))]
+        return found
 
     def diff(self, parent: str, commit: str) -> str:
         """Unified diff from commit `parent` to `commit`, config included."""
