@@ -8,6 +8,7 @@ import click
 
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.files import write_whole
 
 
 @click.command(epilog="Example: jaxresearch report studies/mine -o report.html --figure progress.svg")
@@ -31,7 +32,7 @@ def report(study: Path, out: Path | None, figure: Path | None, output: Output) -
     out = out or study / "report.html"
     page = render_report(record)
     try:
-        out.write_text(page, "utf-8")
+        write_whole(out, page.encode())
     except OSError as error:
         raise JaxresearchError(f"--out: {out} cannot be written: {error.strerror}.", fix="Choose another.") from None
     if figure is not None:

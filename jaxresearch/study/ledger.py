@@ -86,7 +86,10 @@ class Ledger:
         with _clear_errors(path):
             connection = _connect_to_read(path) if read_only else _connect(path, "rw")
             row = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
-        version = row[0] if row else "missing"
+        if row is None:
+            connection.close()
+            raise LedgerError(f"{path} is damaged: it has no schema version.", fix="Restore it from a backup.")
+        version = row[0]
         if version not in map(str, READABLE_VERSIONS):
             connection.close()
             raise LedgerError(
@@ -139,7 +142,14 @@ class Ledger:
             (state,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
         if state != "ok":
             raise LedgerError(f"{self._path} is damaged: {state.splitlines()[0]}.", fix="Restore it from a backup.")
-        hashes = {stored.hash for stored in self.read()}
+        count = sum(1 for _ in self.read())
+        self.check_anchors(anchors)
+        return count
+
+    def check_anchors(self, anchors: Iterable[str]) -> None:
+        """Raise `LedgerError` unless each of `anchors` (hashes of events that were kept elsewhere) is in the ledger."""
+        with _clear_errors(self._path):
+            hashes = {digest for (digest,) in self._connection.execute("SELECT hash FROM events")}
         lost = [anchor for anchor in anchors if anchor not in hashes]
         if lost:
             raise LedgerError(
@@ -147,7 +157,6 @@ class Ledger:
                 f"such as {lost[0][:12]}, are not in it.",
                 fix="Restore it from a backup.",
             )
-        return len(hashes)
 
     def close(self) -> None:
         self._connection.close()

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from jaxresearch.execution.base import Executor, ExecutorLostError, TracedCandidate, TraceFailure
 from jaxresearch.experiment import Verdict
+from jaxresearch.files import DiskFullError, is_full
 from jaxresearch.proposal import Candidate, EditError, Hyperparameter, Proposal, apply
 from jaxresearch.strategy import StudyView
 from jaxresearch.study.approval import Gate
@@ -152,6 +153,8 @@ async def trace_once(history: History, executor: Executor, candidate: Candidate,
     except ExecutorLostError:
         raise
     except Exception as error:
+        if is_full(error):
+            raise DiskFullError(error) from None
         return TraceFailure(verdict=Verdict.INFRASTRUCTURE, reason=f"tracing failed on our side: {error!r}")
 
 

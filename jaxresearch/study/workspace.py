@@ -147,8 +147,12 @@ class Workspace:
             missing = "git is not installed" if self._folder.is_dir() else f"{self._folder} is gone"
             raise WorkspaceError(f"{missing[0].upper()}{missing[1:]}.", fix="A study needs it.") from None
         if done.returncode:
-            words = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no such commit or branch"])[0]
-            raise WorkspaceError(f"{self._folder}: git {arguments[0]} failed: {words}.")
+            silent = "no such commit or branch" if done.returncode > 0 else f"killed by signal {-done.returncode}"
+            words = (done.stderr.decode("utf-8", "replace").strip().splitlines() or [silent])[0]
+            raise WorkspaceError(
+                f"{self._folder}: git {arguments[0]} failed: {words.rstrip('.')}.",
+                fix="Make sure that the disk has room; a damaged workspace comes back from a backup.",
+            )
         return done.stdout
 
 

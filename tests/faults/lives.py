@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,20 @@ def lead(
     points: Points | None = None,
     *,
     kill_after: float | None = None,
-    prepare: Callable[[], None] = lambda: None,
+    **options: Any,
 ) -> Life:
-    """One life of the study in `folder`. kill_after: seconds until a SIGKILL from outside. prepare: done in it first."""
-    told = folder.with_suffix(f".life-{os.getpid()}.json")
-    told.unlink(missing_ok=True)
+    """One life of the study in `folder`. kill_after: seconds until a SIGKILL from outside. options: of `live`."""
+    descriptor, name = tempfile.mkstemp(prefix="life-")  # elsewhere: the study's disk may be full
+    os.close(descriptor)
+    told = Path(name)
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        _live_and_die(folder, points or Points(), told, prepare)
+        _live_and_die(folder, points or Points(), told, options)
     status = _wait(child, started, kill_after)
     seconds = time.monotonic() - started
     if os.WIFSIGNALED(status):
+        told.unlink()
         if os.WTERMSIG(status) != signal.SIGKILL:
             raise FaultError(f"the driver died of signal {os.WTERMSIG(status)}")
         return Life(killed=True, seconds=seconds)
@@ -64,16 +67,16 @@ def lead(
     return Life(killed=False, seconds=seconds, **facts)
 
 
-def _live_and_die(folder: Path, points: Points, told: Path, prepare: Callable[[], None]) -> None:
+def _live_and_die(folder: Path, points: Points, told: Path, options: dict[str, Any]) -> None:
     try:
         os.setsid()
         points.install()
-        prepare()
-        facts: dict[str, Any] = {"result": live(folder, points), "passed": dict(points.passed)}
+        facts: dict[str, Any] = {"result": live(folder, points, **options), "passed": dict(points.passed)}
     except JaxresearchError as error:
         facts = {"error": str(error)}
     except BaseException:
         facts = {"traceback": traceback.format_exc()}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     told.write_text(json.dumps(facts))
     sys.stdout.flush()
     os._exit(0)

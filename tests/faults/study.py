@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -91,13 +92,13 @@ def config() -> StudyConfig:
     )
 
 
-def live(folder: Path, points: Points) -> dict[str, Any]:
+def live(folder: Path, points: Points, clock: Callable[[], float] = time.time, corpus: str = CORPUS) -> dict[str, Any]:
     """Create the study or go on with it, to its end; then what it came to. Raises as a session does."""
     if not folder.exists():
-        Study.create(folder, config(), load_subject("gpt", {}), corpus=CORPUS, tokenizer=CORPUS).close()
-    study = Study.open(folder)
+        Study.create(folder, config(), load_subject("gpt", {}), corpus=CORPUS, tokenizer=CORPUS, clock=clock).close()
+    study = Study.open(folder, clock=clock)
     try:
-        study.check_corpus(corpus=CORPUS, tokenizer=CORPUS)
+        study.check_corpus(corpus=corpus, tokenizer=CORPUS)
         strategy = make_strategy("greedy", {})
         models = Models("builtin", study.config.llm).of_rounds(study)
         ending = asyncio.run(study.run(StoringExecutor(study.layout, points), strategy, models))
