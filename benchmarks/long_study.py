@@ -86,13 +86,13 @@ def grow(folder: Path, strategy: str, experiments: int, parts: int = 10) -> list
     """One row for each of `parts` of a study of `experiments` with the builtin model."""
     config = StudyConfig.model_validate({"experiments": experiments, "strategy": {"name": strategy}})
     study = Study.create(folder, config, load_subject("gpt", {}), corpus="sha256:0", tokenizer="sha256:0")
-    rows = []
+    rows, executor = [], SyntheticExecutor()
     try:
         for part in range(1, parts + 1):
             until, began = experiments * part // parts, time.monotonic()
             asyncio.run(
                 study.run(
-                    SyntheticExecutor(),
+                    executor,
                     make_strategy(strategy, {}),
                     Models("builtin", config.llm).of_rounds(study),
                     pause=lambda history, until=until: "measured" if len(history.contenders) >= until else None,
