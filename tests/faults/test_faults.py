@@ -22,7 +22,7 @@ def test_a_sample_of_faults_loses_nothing():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-4000:]
     facts = json.loads(done.stdout)
-    assert facts["kills"] >= 5
+    assert facts["kills"] >= 4  # a random moment may come when the study has ended
     assert facts["full_disks"] == facts["damaged"] == 2
 
 
