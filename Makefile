@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check lock clean
+.PHONY: run test faults check lock clean
 
 ## run: install, then a whole study with the default configuration: no key, no GPU, about five minutes
 run: $(VENV)/installed
@@ -12,6 +12,10 @@ run: $(VENV)/installed
 ## test: install, then every test
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+## faults: kill, fill and harm studies, more than 200 times; `make test` does a sample
+faults: $(VENV)/installed-dev
+	$(BIN)/python -m tests.faults
 
 ## check: formatting, lint and types
 check: $(VENV)/installed-dev

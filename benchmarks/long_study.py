@@ -1,16 +1,19 @@
 """How a long study grows: seconds, prompt and memory for each proposal, over a synthetic subject that trains in no time.
 
-    python benchmarks/long_study.py --strategy greedy --experiments 300
+    python benchmarks/long_study.py --strategy greedy --experiments 1000
 
 Everything but training is the laboratory's own: the sources of the default subject, git, ledger, digest, strategy. One
 row for every tenth part of the study:
 
 experiment   the last one of the part
+seconds      of one experiment, all told, mean of the part: must not grow much
 ask_seconds  from a round's beginning to its proposal, median of the part
 prompt       characters of the first message to the model, the largest of the part: must not grow
 recorded     characters of all requests of one proposal, tool answers included, the largest of the part
 ledger_mb    of its files, the write-ahead log among them
-rss_mb       resident memory of this process
+rss_mb       resident memory of this process: must not grow
+
+Then, on the finished study: seconds of `jaxresearch status` and of `jaxresearch report`, each a process of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ import hashlib
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,19 +86,20 @@ def grow(folder: Path, strategy: str, experiments: int, parts: int = 10) -> list
     """One row for each of `parts` of a study of `experiments` with the builtin model."""
     config = StudyConfig.model_validate({"experiments": experiments, "strategy": {"name": strategy}})
     study = Study.create(folder, config, load_subject("gpt", {}), corpus="sha256:0", tokenizer="sha256:0")
-    rows = []
+    rows, executor = [], SyntheticExecutor()
     try:
         for part in range(1, parts + 1):
-            until = experiments * part // parts
+            until, began = experiments * part // parts, time.monotonic()
             asyncio.run(
                 study.run(
-                    SyntheticExecutor(),
+                    executor,
                     make_strategy(strategy, {}),
                     Models("builtin", config.llm).of_rounds(study),
                     pause=lambda history, until=until: "measured" if len(history.contenders) >= until else None,
                 )
             )
-            rows.append(_row(study, until - experiments // parts, until))
+            seconds = (time.monotonic() - began) / (experiments // parts)
+            rows.append({"experiment": until, "seconds": seconds} | _row(study, until - experiments // parts, until))
     finally:
         study.close()
     return rows
@@ -113,7 +120,6 @@ def _row(study: Study, first: int, last: int) -> dict[str, float]:
                 prompts += [len(requests[0])] if requests else []
     pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
     return {
-        "experiment": last,
         "ask_seconds": statistics.median(seconds) if seconds else 0.0,
         "prompt": max(prompts),
         "recorded": max(recorded),
@@ -123,16 +129,28 @@ def _row(study: Study, first: int, last: int) -> dict[str, float]:
     }
 
 
+def looking_in(folder: Path) -> dict[str, float]:
+    """Seconds that the commands take which only read."""
+    seconds = {}
+    for command in (["status", str(folder), "--json"], ["report", str(folder), "-o", str(folder / "report.html")]):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", "jaxresearch", *command], check=True, stdout=subprocess.DEVNULL)
+        seconds[command[0]] = time.monotonic() - began
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategy", default="greedy")
-    parser.add_argument("--experiments", type=int, default=300)
+    parser.add_argument("--experiments", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = grow(Path(folder) / "study", options.strategy, options.experiments)
+        seconds = looking_in(Path(folder) / "study")
     print("".join(f"{name:>12}" for name in rows[0]))
     for row in rows:
         print("".join(f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12}" for value in row.values()))
+    print(*(f"{name}: {value:.2f} s" for name, value in seconds.items()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 from tests.laboratory import ROOT
 
-NOUNS = {"errors", "levels", "text", "machine", "budget", "proposal", "experiment", "config", "strategy"}
+NOUNS = {"errors", "files", "levels", "text", "machine", "budget", "proposal", "experiment", "config", "strategy"}
 BELOW = {
     "data": set(),
     "sandbox": set(),

@@ -10,6 +10,7 @@ import click
 
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.files import write_whole
 
 _FORMATS = ["tsv", "json", "jsonl", "patch", "branch"]
 
@@ -183,6 +184,6 @@ def _print(text: str) -> None:
 
 def _write(out: Path, text: str) -> None:
     try:
-        out.write_bytes(text.encode())
+        write_whole(out, text.encode())
     except OSError as error:
         raise JaxresearchError(f"--out: {out} cannot be written: {error.strerror}.") from None

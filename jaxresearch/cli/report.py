@@ -9,6 +9,7 @@ import click
 
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.files import write_whole
 
 
 @click.command(epilog="Example: jaxresearch report studies/mine -o report.html --figure progress.svg")
@@ -32,7 +33,7 @@ def report(folder: Path, out: Path | None, figure: Path | None, output: Output) 
     page, facts = write(folder, figure)
     out = out or folder / "report.html"
     try:
-        out.write_text(page, "utf-8")
+        write_whole(out, page.encode())
     except OSError as error:
         raise JaxresearchError(f"--out: {out} cannot be written: {error.strerror}.", fix="Choose another.") from None
     facts |= {"file": str(out), "bytes": len(page.encode()), "figure": str(figure) if figure else None}

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from jaxresearch.config import LimitsConfig, StudyConfig
 from jaxresearch.data import Corpus, default_cache_root, unigram_bpb
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate, TraceFailure
+from jaxresearch.execution.base import ExecutorLostError, RunProgress, RunRequest, TracedCandidate, TraceFailure
 from jaxresearch.execution.hosts import hosts_here
 from jaxresearch.execution.housing import WorkerHouse
 from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError, WorkerProcess
@@ -157,10 +157,7 @@ class LocalExecutor:
         limits = {"verify": self._limits.trace_seconds}
         try:
             async with self._lock:
-                worker = await self._awake()
-                answer = await worker.ask(
-                    "verify", request.model_dump(mode="json"), limits=limits, first_stage="verify"
-                )
+                answer = await self._ask_to_verify(request, limits)
         except StageTimeoutError as error:
             return refused(Verdict.TIMEOUT, str(error))
         except WorkerDiedError as error:
@@ -181,6 +178,16 @@ class LocalExecutor:
             trace_seconds=traced.seconds,
             program_bytes=sum(map(len, traced.blobs)),
         )
+
+    async def _ask_to_verify(self, request: VerifyRequest, limits: dict[str, float]) -> dict[str, Any]:
+        """A worker's answer. When one is killed, another is asked, once. The caller holds the lock."""
+        facts = request.model_dump(mode="json")
+        try:
+            return await (await self._awake()).ask("verify", facts, limits=limits, first_stage="verify")
+        except WorkerDiedError as death:
+            if not death.killed:
+                raise
+            return await (await self._awake()).ask("verify", facts, limits=limits, first_stage="verify")
 
     async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
         limits = {
@@ -203,7 +210,7 @@ class LocalExecutor:
         try:
             await self._house.provide_rows(request.program)
         except JaxresearchError as error:
-            return failed(Verdict.INFRASTRUCTURE, str(error))
+            raise ExecutorLostError(error.message, fix=error.fix) from None  # the cache's fault, and no candidate's
         try:
             answer = await self._ask_to_run(request, limits, watch)
         except StageTimeoutError as error:
@@ -222,8 +229,8 @@ class LocalExecutor:
     ) -> dict[str, Any]:
         """A worker's answer. One that was dead before it began is no fault of the program: another is asked.
 
-        Nor need it be the program's fault when a worker dies that had come as far as a new checkpoint: another goes on
-        from there.
+        Nor need it be the program's fault when a worker dies that had come as far as a new checkpoint (another goes on
+        from there), or that somebody killed (another begins again, once).
         """
         begun, deaths = False, 0
         folder = checkpoint_folder(self._settings.runs, request.identity)
@@ -248,10 +255,11 @@ class LocalExecutor:
                         on_progress=note,
                         parting_seconds=self._parting_seconds,
                     )
-                except WorkerDiedError:
+                except WorkerDiedError as death:
                     deaths += 1
                     got_further = max(sealed(folder), default=0) > max(before, default=0)
-                    if deaths > MAX_DEATHS or (begun and not got_further):
+                    excused = got_further or (death.killed and deaths == 1)
+                    if deaths > MAX_DEATHS or (begun and not excused):
                         raise
                     begun = False
 

@@ -41,7 +41,12 @@ _PASSED_ON_PREFIXES = ("TPU_", "LIBTPU_", "JAX_TRACEBACK", "OPENBLAS_", *CLUSTER
 
 
 class WorkerDiedError(Exception):
-    """The worker ended without an answer. The message holds the last lines of its log."""
+    """The worker ended without an answer. The message holds the last lines of its log.
+
+    killed: by SIGKILL, which no program sends itself: a person, or a machine that is short of memory.
+    """
+
+    killed = False
 
 
 class WorkerFailedError(Exception):
@@ -147,7 +152,7 @@ class WorkerProcess:
             self._process.stdin.write(json.dumps({"do": do, "request": request}).encode() + b"\n")
             await self._process.stdin.drain()
         except (BrokenPipeError, ConnectionResetError):
-            raise WorkerDiedError(await self.epitaph()) from None
+            raise await self._death() from None
         try:
             return await self._answer(limits, first_stage, on_progress)
         except StageTimeoutError:
@@ -180,10 +185,12 @@ class WorkerProcess:
             except TimeoutError:
                 raise StageTimeoutError(stage, limits[stage]) from None
             if not line:
-                raise WorkerDiedError(await self.epitaph())
+                raise await self._death()
             message = json.loads(line)
             if "result" in message:
                 return message["result"]
+            if message.get("stop"):
+                raise ExecutorLostError(message["stop"])
             if "error" in message:
                 raise WorkerFailedError(message["error"])
             progress = RunProgress(**message["progress"])
@@ -215,6 +222,11 @@ class WorkerProcess:
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._process.wait()
         await self.kill()
+
+    async def _death(self) -> WorkerDiedError:
+        died = WorkerDiedError(await self.epitaph())
+        died.killed = self._process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+        return died
 
     async def epitaph(self) -> str:
         status = await self._process.wait()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import io
 import secrets
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from jaxresearch.execution.peers import Peers
 from jaxresearch.execution.utilisation import model_flops_utilisation
 from jaxresearch.execution.worker import WorkerSettings
 from jaxresearch.experiment import Audit, CompletedRun, FailedRun, Verdict
+from jaxresearch.files import write_whole
 from jaxresearch.scoring.audits import AuditSubject, gain_audits, routine_audits
 from jaxresearch.scoring.scorer import CompiledScorer, NotFiniteError, Score, bits_per_byte, score
 from jaxresearch.text import one_line
@@ -289,9 +289,6 @@ def load_nats(folder: Path) -> np.ndarray:
 
 def _save(folder: Path, nats: np.ndarray) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".draft-")
-    with os.fdopen(descriptor, "wb") as file:
-        np.save(file, nats.astype(np.float32))
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).rename(folder / "nats.npy")
+    content = io.BytesIO()
+    np.save(content, nats.astype(np.float32))  # not into the file: numpy's error would not say that the disk is full
+    write_whole(folder / "nats.npy", content.getvalue())

@@ -25,6 +25,7 @@ from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, SampleRequest
 from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import Alone, Peers, lead
+from jaxresearch.files import DiskFullError, is_full
 from jaxresearch.machine import physical_memory_bytes
 
 if TYPE_CHECKING:
@@ -131,7 +132,11 @@ def main() -> None:
             import traceback
 
             traceback.print_exc()
-            say(error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:500]}")
+            line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:500]}"
+            if isinstance(error, JaxresearchError):
+                say(error=line, stop=str(error))  # what is stored cannot be read: no candidate would fare better
+            else:
+                say(error=line, stop=str(DiskFullError(error)) if is_full(error) else "")
             if leader is not None:
                 os._exit(1)  # the others may be waiting for what will not come
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import jax
 from jax import export
 from pydantic import BaseModel, ConfigDict
 
+from jaxresearch.data.cache import sync
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.program import stablehlo
 from jaxresearch.program.fused import Kernel, settle_attention
@@ -91,7 +93,7 @@ def store(
     metrics: Sequence[str],
     signature: tuple[int, int, int],
 ) -> Manifest:
-    """Write the program below `root`, atomically; storing one that is there changes nothing."""
+    """Write the program below `root`, atomically; storing one that is there changes nothing, but repairs it."""
     names = ["init", *(f"train_step_{i}" for i in range(len(phases))), "logits"]
     blobs = {f"{name}.mlirbc": module.serialize() for name, module in zip(names, verified.modules, strict=True)}
     batch, context, vocab_size = signature
@@ -113,7 +115,7 @@ def store(
         artefacts={name: _SCHEME + hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
     )
     folder = program_folder(root, manifest.program)
-    if (folder / "manifest.json").exists():
+    if _is_whole(root, manifest.program):
         return manifest
     root.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=root))
@@ -123,14 +125,28 @@ def store(
                 file.write(blob)
                 file.flush()
                 os.fsync(file.fileno())
-        if folder.exists():  # a folder without its manifest: left by an interrupted copy, never by us
+        if folder.exists():  # left by an interrupted copy, or damaged since
             shutil.rmtree(folder)
         draft.rename(folder)
-    except FileExistsError:
-        pass  # another process stored the same program meanwhile
+        sync(root)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise  # else another process stored the same program meanwhile
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return manifest
+
+
+def _is_whole(root: Path, program: str) -> bool:
+    """Whether the program is stored, every artefact as its manifest has it."""
+    try:
+        manifest = read_manifest(root, program)
+        blobs = {name: (program_folder(root, program) / name).read_bytes() for name in manifest.artefacts}
+    except (OSError, JaxresearchError):
+        return False
+    return all(
+        _SCHEME + hashlib.sha256(blobs[name]).hexdigest() == digest for name, digest in manifest.artefacts.items()
+    )
 
 
 def read_manifest(root: Path, program: str) -> Manifest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,10 @@ async def trace(
     limits: LimitsConfig,
     scratch: Path,
 ) -> TracedModules | TraceFailure:
-    """Trace `candidate` with the laboratory's own settings (`vocab_size`, `context`) on top of its config."""
+    """Trace `candidate` with the laboratory's own settings (`vocab_size`, `context`) on top of its config.
+
+    A sandbox that was killed says nothing about the candidate: it is traced again, once.
+    """
     write_tree(scratch, candidate.files)
     request = {
         "tree": sandbox.tree_path(scratch),
@@ -71,13 +75,19 @@ async def trace(
             "cpu_seconds": math.ceil(4 * limits.trace_seconds),
         },
     }
-    outcome = await sandbox.run_python(
-        _TRACER,
-        tree=scratch,
-        stdin=json.dumps(request).encode(),
-        timeout_seconds=limits.trace_seconds,
-        output_bytes=2 * limits.program_bytes + _HEADER_BYTES,
-    )
+
+    async def once() -> SandboxOutcome:
+        return await sandbox.run_python(
+            _TRACER,
+            tree=scratch,
+            stdin=json.dumps(request).encode(),
+            timeout_seconds=limits.trace_seconds,
+            output_bytes=2 * limits.program_bytes + _HEADER_BYTES,
+        )
+
+    outcome = await once()
+    if not outcome.timed_out and outcome.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        outcome = await once()
     return _read(outcome, limits)
 
 

@@ -13,8 +13,10 @@ from jaxresearch.experiment import RunOutcome, Verdict
 from jaxresearch.proposal import Proposal
 from jaxresearch.study.size import CodeSize
 
-SCHEMA_VERSION = 1
-"""Of all events together. It grows when an event changes so that older code could not read it."""
+SCHEMA_VERSION = 2
+"""Of the ledger. It grows when an event, or how it is kept, changes so that older code could not read it."""
+READABLE_VERSIONS = (1, 2)
+"""1: payloads are text. 2: long ones are packed."""
 
 TraceOutcome = TracedCandidate | TraceFailure
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from pathlib import Path
 from typing import Self
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.study.events import SCHEMA_VERSION, Event, decode, encode
+from jaxresearch.study.events import READABLE_VERSIONS, SCHEMA_VERSION, Event, decode, encode
 
 GENESIS = "0" * 64
 """Stands where the first event's predecessor would."""
+_PACKED_ABOVE = 2000
+"""Characters. Longer payloads are kept as zlib's bytes: what the model was sent fills a ledger, and repeats itself."""
+_LONGEST_PAYLOAD = 2**28
+"""Characters that a payload may unpack to: more than any event has, and no more than memory."""
 
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -24,7 +29,7 @@ CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
     time REAL NOT NULL,
     kind TEXT NOT NULL,
-    payload TEXT NOT NULL,
+    payload ANY NOT NULL,
     hash TEXT NOT NULL UNIQUE
 ) STRICT;
 CREATE TRIGGER events_are_not_updated BEFORE UPDATE ON events
@@ -54,10 +59,13 @@ class StoredEvent:
 class Ledger:
     """One study's events. `create` makes the file, `open` finds it; every method may raise `LedgerError`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, clock: Callable[[], float], version: int = SCHEMA_VERSION
+    ) -> None:
         self._path = path
         self._connection = connection
         self._clock = clock
+        self._packs = version > 1  # a ledger goes on in the version that it was begun in
 
     @classmethod
     def create(cls, path: Path, *, clock: Callable[[], float] = time.time) -> Self:
@@ -78,14 +86,17 @@ class Ledger:
         with _clear_errors(path):
             connection = _connect_to_read(path) if read_only else _connect(path, "rw")
             row = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
-        version = row[0] if row else "missing"
-        if version != str(SCHEMA_VERSION):
+        if row is None:
+            connection.close()
+            raise LedgerError(f"{path} is damaged: it has no schema version.", fix="Restore it from a backup.")
+        version = row[0]
+        if version not in map(str, READABLE_VERSIONS):
             connection.close()
             raise LedgerError(
-                f"{path} has schema version {version}; this jaxresearch reads version {SCHEMA_VERSION}.",
+                f"{path} has schema version {version}; this jaxresearch reads up to version {SCHEMA_VERSION}.",
                 fix="Use the version of jaxresearch that wrote it, or a newer one.",
             )
-        return cls(path, connection, clock)
+        return cls(path, connection, clock, int(version))
 
     def append(self, *events: Event) -> tuple[StoredEvent, ...]:
         """Add `events`, all or none, and return them in their places once they are on the disk."""
@@ -95,7 +106,7 @@ class Ledger:
             for event in events:
                 payload, now = encode(event), self._clock()
                 seq, head = seq + 1, _chain(head, event.kind, now, payload)
-                row = (seq, now, event.kind, payload, head)
+                row = (seq, now, event.kind, _packed(payload) if self._packs else payload, head)
                 self._connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", row)
                 stored.append(StoredEvent(seq, now, head, event))
         return tuple(stored)
@@ -107,10 +118,11 @@ class Ledger:
         """
         previous, expected = after[1], after[0] + 1
         with _clear_errors(self._path):
-            for seq, at, kind, payload, digest in self._rows(after[0]):
+            for seq, at, kind, packed, digest in self._rows(after[0]):
                 if seq != expected:
                     raise self._broken(expected, "is missing")
-                if _chain(previous, kind, at, payload) != digest:
+                payload = _unpacked(packed)
+                if payload is None or _chain(previous, kind, at, payload) != digest:
                     raise self._broken(seq, f"({kind}) was changed: its hash does not match")
                 yield StoredEvent(seq, at, digest, self._decoded(seq, kind, payload))
                 previous, expected = digest, seq + 1
@@ -130,7 +142,14 @@ class Ledger:
             (state,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
         if state != "ok":
             raise LedgerError(f"{self._path} is damaged: {state.splitlines()[0]}.", fix="Restore it from a backup.")
-        hashes = {stored.hash for stored in self.read()}
+        count = sum(1 for _ in self.read())
+        self.check_anchors(anchors)
+        return count
+
+    def check_anchors(self, anchors: Iterable[str]) -> None:
+        """Raise `LedgerError` unless each of `anchors` (hashes of events that were kept elsewhere) is in the ledger."""
+        with _clear_errors(self._path):
+            hashes = {digest for (digest,) in self._connection.execute("SELECT hash FROM events")}
         lost = [anchor for anchor in anchors if anchor not in hashes]
         if lost:
             raise LedgerError(
@@ -138,7 +157,6 @@ class Ledger:
                 f"such as {lost[0][:12]}, are not in it.",
                 fix="Restore it from a backup.",
             )
-        return len(hashes)
 
     def close(self) -> None:
         self._connection.close()
@@ -184,6 +202,22 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
     writable = os.access(path.parent, os.W_OK)
     mode = "mode=ro" if writable else "mode=ro&immutable=1"
     return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, timeout=30)
+
+
+def _packed(payload: str) -> str | bytes:
+    return zlib.compress(payload.encode()) if len(payload) > _PACKED_ABOVE else payload
+
+
+def _unpacked(payload: str | bytes) -> str | None:
+    """The payload as it was hashed; None for bytes that were never packed so."""
+    if isinstance(payload, str):
+        return payload
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(payload, _LONGEST_PAYLOAD).decode()
+    except (zlib.error, UnicodeDecodeError, TypeError):
+        return None
+    return text if unpacking.eof and not unpacking.unused_data else None
 
 
 def _chain(previous: str, kind: str, at: float, payload: str) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from jaxresearch.errors import JaxresearchError
+
+_TRIES, _BETWEEN_SECONDS = 5, 0.02
 
 
 class StudyLocked(JaxresearchError):  # noqa: N818 - it is a state of the study, and reads so where it is caught
@@ -26,16 +30,25 @@ def sole_driver(path: Path, *, now: float) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(descriptor):
             raise StudyLocked(
                 f"The study is being driven by {holder_of(descriptor)}.", fix="Wait for it, or stop it first."
-            ) from None
-        _sign(descriptor, now)
+            )
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the name
+            _sign(descriptor, now)
         yield
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    """Whether the lock is ours now. Who only looks holds it for an instant: that is waited for."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_BETWEEN_SECONDS)
+    return False
 
 
 def _sign(descriptor: int, now: float) -> None:

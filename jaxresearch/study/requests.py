@@ -8,6 +8,7 @@ from collections.abc import Callable
 from jaxresearch.budget import Budget
 from jaxresearch.execution.base import Executor, ExecutorLostError, RunProgress, RunRequest, RunSplit, TracedCandidate
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
+from jaxresearch.files import DiskFullError, is_full
 from jaxresearch.statistics.early import CHECKPOINTS, limits
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import identity_of
@@ -70,13 +71,16 @@ def _may_cut(history: History) -> bool:
 async def attempt(executor: Executor, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
     """The run's outcome; our own failures, and an answer to another question, are `infrastructure`.
 
-    Raises `ExecutorLostError`, at which a study stops: another try, or another experiment, would fare no better.
+    Raises `ExecutorLostError` and `DiskFullError`, at which a study stops: another try, or another experiment, would
+    fare no better.
     """
     try:
         outcome = await executor.run(request, on_progress)
     except ExecutorLostError:
         raise
     except Exception as error:
+        if is_full(error):
+            raise DiskFullError(error) from None
         return _lost(request, f"the executor failed: {error!r}")
     if (outcome.identity, outcome.seed) != (request.identity, request.seed):
         return _lost(request, "the executor answered with another run")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tokenize
 from collections import Counter
+from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict
 
@@ -44,7 +45,8 @@ def _code(candidate: Candidate) -> tuple[Counter[str], int]:
     return lines, tokens
 
 
-def _code_lines(text: str) -> tuple[list[str], int]:
+@lru_cache(maxsize=64)
+def _code_lines(text: str) -> tuple[tuple[str, ...], int]:
     """The stripped lines of `text` that hold code, and its tokens. What is no Python counts line by line, word by word."""
     rows, tokens, statement = set(), 0, []
     try:
@@ -57,6 +59,6 @@ def _code_lines(text: str) -> tuple[list[str], int]:
                     rows |= {row for each in statement for row in range(each.start[0], each.end[0] + 1)}
                 statement = []
     except (tokenize.TokenError, SyntaxError, RecursionError):
-        return [line.strip() for line in text.splitlines() if line.strip()], len(text.split())
+        return tuple(line.strip() for line in text.splitlines() if line.strip()), len(text.split())
     lines = io.StringIO(text).readlines()
-    return [lines[row - 1].strip() for row in sorted(rows) if row <= len(lines)], tokens
+    return tuple(lines[row - 1].strip() for row in sorted(rows) if row <= len(lines)), tokens

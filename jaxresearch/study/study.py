@@ -14,6 +14,7 @@ import yaml
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor
+from jaxresearch.files import sweep_drafts
 from jaxresearch.proposal import Candidate
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.statistics.rules import make_rule
@@ -195,7 +196,7 @@ class Study:
         check_caps(self.history, caps)
         with sole_driver(self.layout.lock, now=self._clock()):
             watch = Watch(self.layout, stop, reporter, hooks)
-            self._journal = Journal(self._journal.ledger, watch.reporter)
+            self._begin(watch.reporter)
             driver = Driver(
                 self._journal,
                 self.workspace,
@@ -233,7 +234,7 @@ class Study:
         stop = stop or Stop()
         with sole_driver(self.layout.lock, now=self._clock()):
             watch = Watch(self.layout, stop, reporter)
-            self._journal = Journal(self._journal.ledger, watch.reporter)
+            self._begin(watch.reporter)
             chosen = tuple(seeds) if seeds is not None else fresh_seeds(self.history, count)
             async with watch:
                 await confirm(self._journal, executor, chosen, stop)
@@ -243,8 +244,16 @@ class Study:
     ) -> None:
         """Do `work` on the study as its one driver: an ablation, a transfer. Raises as `work` does, and `StudyLocked`."""
         with sole_driver(self.layout.lock, now=self._clock()):
-            self._journal = Journal(self._journal.ledger, reporter or NullReporter())
+            self._begin(reporter)
             await work(self._journal, self.workspace)
+
+    def _begin(self, reporter: Reporter | None) -> None:
+        """What every driver does first, the lock in its hands: read all there is, and refuse a ledger that was cut."""
+        self._journal = Journal(self._journal.ledger, reporter or NullReporter())
+        self._journal.ledger.check_anchors(self.workspace.anchors())
+        if not self.layout.runs.is_symlink():  # else other studies may be writing there
+            sweep_drafts(self.layout.programs)
+            sweep_drafts(self.layout.runs, depth=3)
 
     def close(self) -> None:
         self._journal.ledger.close()

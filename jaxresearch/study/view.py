@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor, ExecutorLostError, TracedCandidate, TraceFailure
 from jaxresearch.experiment import Verdict
+from jaxresearch.files import DiskFullError, is_full
 from jaxresearch.proposal import Candidate, EditError, Hyperparameter, Proposal, apply
 from jaxresearch.strategy import StudyView
 from jaxresearch.study.approval import Gate
@@ -153,6 +154,8 @@ async def trace_once(history: History, executor: Executor, candidate: Candidate,
     except ExecutorLostError:
         raise
     except Exception as error:
+        if is_full(error):
+            raise DiskFullError(error) from None
         why = str(error) if isinstance(error, JaxresearchError) else repr(error)
         return TraceFailure(verdict=Verdict.INFRASTRUCTURE, reason=f"tracing failed on our side: {why}")
 

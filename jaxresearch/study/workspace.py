@@ -35,6 +35,10 @@ _HEADING = re.compile(r"^[0-9a-f]{40}$", re.MULTILINE)
 _ANCHOR = re.compile(r"\nLedger: ([0-9a-f]{64})\n*\Z")
 
 
+_REMEMBERED = 64
+"""Candidates that stay in memory; the others are read again. A study may have thousands."""
+
+
 class WorkspaceError(JaxresearchError):
     """The workspace cannot be read or written."""
 
@@ -75,9 +79,11 @@ class Workspace:
 
     def candidate(self, commit: str) -> Candidate:
         """The sources and config that `commit` holds."""
-        if commit not in self._candidates:
-            self._candidates[commit] = self._read(_checked(commit))
-        return self._candidates[commit]
+        found = self._candidates.pop(commit, None) or self._read(_checked(commit))
+        self._candidates[commit] = found  # the last in line to be forgotten
+        if len(self._candidates) > _REMEMBERED:
+            del self._candidates[next(iter(self._candidates))]
+        return found
 
     def diff(self, parent: str, commit: str) -> str:
         """Unified diff from commit `parent` to `commit`, config included."""
@@ -141,8 +147,12 @@ class Workspace:
             missing = "git is not installed" if self._folder.is_dir() else f"{self._folder} is gone"
             raise WorkspaceError(f"{missing[0].upper()}{missing[1:]}.", fix="A study needs it.") from None
         if done.returncode:
-            words = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no such commit or branch"])[0]
-            raise WorkspaceError(f"{self._folder}: git {arguments[0]} failed: {words}.")
+            silent = "no such commit or branch" if done.returncode > 0 else f"killed by signal {-done.returncode}"
+            words = (done.stderr.decode("utf-8", "replace").strip().splitlines() or [silent])[0]
+            raise WorkspaceError(
+                f"{self._folder}: git {arguments[0]} failed: {words.rstrip('.')}.",
+                fix="Make sure that the disk has room; a damaged workspace comes back from a backup.",
+            )
         return done.stdout
 
 

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jaxresearch.experiment import Resumption
+from jaxresearch.files import write_whole
 
 _SCHEME = "sha256:"
 _STEP = re.compile(r"step-(\d{10})\.json")
@@ -112,12 +112,7 @@ def write_seal(state: Path, seal: Mapping[str, Any]) -> str:
     files = {str(path.relative_to(state)): _digest(path) for path in _files(state)}
     whole = Seal(**seal, files=files)
     text = json.dumps(whole.model_dump(mode="json"), sort_keys=True, allow_nan=False).encode()
-    descriptor, draft = tempfile.mkstemp(dir=state.parent, prefix=".draft-")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(draft).rename(seal_path(state))
+    write_whole(seal_path(state), text)
     return _SCHEME + hashlib.sha256(text).hexdigest()
 
 

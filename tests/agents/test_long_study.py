@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.long_study import grow
+from jaxresearch.study.events import encode
+from jaxresearch.study.ledger import Ledger
 
 
 def test_the_prompt_of_a_real_study_stays_bounded_and_tools_read_a_line_for_each_experiment(tmp_path):
@@ -11,3 +13,7 @@ def test_the_prompt_of_a_real_study_stays_bounded_and_tools_read_a_line_for_each
     assert late["prompt"] < early["prompt"] + 1500  # ten experiments and five near misses are shown at either time
     assert late["recorded"] - late["prompt"] < early["recorded"] - early["prompt"] + 12 * 500
     assert late["ledger_mb"] > early["ledger_mb"] > 0
+    ledger = Ledger.open(tmp_path / "study" / "ledger.sqlite", read_only=True)
+    (kept,) = ledger._connection.execute("SELECT SUM(LENGTH(payload)) FROM events").fetchone()
+    assert kept < 0.4 * sum(len(encode(stored.event)) for stored in ledger.read())
+    ledger.close()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,8 @@ import yaml
 from jaxresearch.data import Corpus
 from jaxresearch.program.mesh import one_device
 from jaxresearch.program.program import load
+from jaxresearch.study.events import RunFinished
+from jaxresearch.study.ledger import Ledger
 from jaxresearch.study.study import Study
 from jaxresearch.training import seal
 from jaxresearch.training.checkpoints import read_state
@@ -132,9 +132,10 @@ def test_a_run_killed_in_the_middle_resumes_to_the_very_same_score(
 
 
 def _finished_runs(folder: Path) -> list[dict]:
-    with sqlite3.connect(folder / "ledger.sqlite") as ledger:
-        rows = ledger.execute("SELECT payload FROM events WHERE kind = 'run_finished' ORDER BY seq").fetchall()
-    return [json.loads(payload)["outcome"] for (payload,) in rows]
+    ledger = Ledger.open(folder / "ledger.sqlite", read_only=True)
+    events = [stored.event for stored in ledger.read()]
+    ledger.close()
+    return [event.outcome.model_dump(mode="json") for event in events if isinstance(event, RunFinished)]
 
 
 def _wait(condition: Callable[[], object], running) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxresearch.study.events import encode
+from jaxresearch.study.ledger import Ledger
 from tests.agents.fake_openai import FakeOpenAI, Reply, message, refusal
 from tests.cli.conftest import Result
 from tests.laboratory import BASELINE
@@ -193,8 +195,9 @@ def test_a_provider_that_cheats_gains_nothing_and_the_study_goes_on(
     assert "SyntaxError" in experiments[4]["reason"]
     assert result.json["incumbent"]["val_bpb"] > 1
     assert result.json["llm_tokens"] > 0
-    everything = result.stdout + result.stderr + (folder / "ledger.sqlite").read_bytes().decode("latin-1")
-    assert KEY not in everything
+    events = "".join(encode(stored.event) for stored in Ledger.open(folder / "ledger.sqlite").read())
+    assert KEY not in result.stdout + result.stderr + events
+    assert KEY.encode() not in (folder / "ledger.sqlite").read_bytes()
 
 
 def test_a_provider_that_refuses_stops_the_study_with_one_line_and_it_resumes_with_another(

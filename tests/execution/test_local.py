@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jaxresearch.execution import local
+from jaxresearch.execution.base import RunProgress
 from jaxresearch.execution.process import worker_environment
 from jaxresearch.execution.running import _batches
 from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
@@ -88,19 +90,34 @@ def test_blank_lines_and_comments_are_the_same_program(laboratory, baseline):
     assert laboratory.traced(Candidate({**BASELINE.files, "models/gpt.py": text}, TINY)).program == baseline.program
 
 
-def test_a_killed_worker_gives_no_score_and_the_next_run_has_a_fresh_one(laboratory, baseline):
-    expected, pid = laboratory.run(baseline).val_bpb, worker_pid(laboratory)
+def killing(laboratory: Laboratory, times: int) -> Callable[[RunProgress], None]:
+    """Kills the worker when it begins to train, that many times."""
+    left = [times]
 
-    def kill(progress):
-        if progress.stage == "train" and progress.step:
-            os.kill(pid, signal.SIGKILL)
+    def kill(progress: RunProgress) -> None:
+        if left[0] and progress.stage == "train":
+            left[0] -= 1
+            os.kill(laboratory.executor._worker._process.pid, signal.SIGKILL)
 
-    request = laboratory.request(baseline, budget="1000000steps")
-    outcome = laboratory.runner.run(laboratory.executor.run(request, kill))
-    assert isinstance(outcome, FailedRun)
-    assert "SIGKILL" in outcome.reason
-    assert laboratory.run(baseline).val_bpb == expected
+    return kill
+
+
+def test_a_run_whose_worker_is_killed_begins_again_in_a_fresh_one(laboratory, baseline):
+    request, pid = laboratory.request(baseline, budget="300steps"), worker_pid(laboratory)
+    expected = laboratory.run(baseline, budget="300steps")
+    outcome = laboratory.runner.run(laboratory.executor.run(request, killing(laboratory, 1)))
+    assert isinstance(outcome, CompletedRun), outcome.reason
+    assert outcome.val_bpb == expected.val_bpb
     assert worker_pid(laboratory) != pid
+
+
+def test_a_run_whose_workers_are_killed_twice_gives_no_score(laboratory, baseline):
+    request = laboratory.request(baseline, budget="1000000steps")
+    outcome = laboratory.runner.run(laboratory.executor.run(request, killing(laboratory, 2)))
+    assert isinstance(outcome, FailedRun)
+    assert outcome.verdict is Verdict.CRASH
+    assert "SIGKILL" in outcome.reason
+    assert laboratory.run(baseline).val_bpb == laboratory.run(baseline).val_bpb
 
 
 def test_a_syntax_error_is_a_crash_that_names_the_line(laboratory):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -130,6 +131,56 @@ def test_a_newer_schema_is_refused_in_one_line(filled: Path):
     assert "\n" not in str(caught.value)
 
 
+def first_version(path: Path) -> Ledger:
+    """A ledger as it was made before payloads were packed."""
+    Ledger.create(path).close()
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        """
+        DROP TABLE events;
+        CREATE TABLE events (seq INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL,
+                             hash TEXT NOT NULL UNIQUE) STRICT;
+        UPDATE meta SET value = '1';
+        """
+    )
+    connection.close()
+    return Ledger.open(path)
+
+
+LONG = LLMCalled(round=0, ordinal=0, record={"request": "the same line again\n" * 1000})
+
+
+def test_long_payloads_are_packed_and_chained_as_they_read(tmp_path: Path):
+    packed, plain = Ledger.create(tmp_path / "packed", clock=Clock()), first_version(tmp_path / "plain")
+    plain._clock = Clock()
+    assert packed.append(*EVENTS, LONG)[-1].hash == plain.append(*EVENTS, LONG)[-1].hash
+    for ledger, kind in ((packed, bytes), (plain, str)):
+        (payload,) = ledger._connection.execute("SELECT payload FROM events WHERE seq = 5").fetchone()
+        assert isinstance(payload, kind)
+        assert (len(payload) < 1000) == (kind is bytes)
+        assert [stored.event for stored in ledger.read()] == [*EVENTS, LONG]
+        ledger.close()
+
+
+def test_a_ledger_of_the_first_version_is_read_and_goes_on(tmp_path: Path):
+    ledger = first_version(tmp_path / "old")
+    ledger.append(*EVENTS, LONG)
+    ledger.close()
+    again = Ledger.open(tmp_path / "old")
+    again.append(LONG)
+    assert again.verify() == 6
+
+
+@pytest.mark.parametrize("change", ["substr(payload, 5)", "substr(payload, 1, 40)", "x'00'", "zeroblob(20)"])
+def test_a_damaged_packed_payload_is_named(path: Path, change: str):
+    ledger = Ledger.create(path)
+    ledger.append(*EVENTS, LONG)
+    ledger.close()
+    tamper(path, f"UPDATE events SET payload = CAST({change} AS BLOB) WHERE seq = 5")
+    with pytest.raises(LedgerError, match=r"event 5 \(llm_called\) was changed"):
+        Ledger.open(path).verify()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a database at all, but long enough to look at" * 100])
 def test_a_file_that_is_no_ledger_is_one_clear_line(path: Path, content: bytes):
     path.write_bytes(content)
@@ -165,7 +216,7 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(filled: Path):
     (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
     ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(LedgerError, match="full"):
-        ledger.append(ProposalFailed(round=1, reason="x" * 100_000))
+        ledger.append(ProposalFailed(round=1, reason=os.urandom(100_000).hex()))
     assert Ledger.open(filled).verify() == 4
 
 
@@ -201,8 +252,6 @@ def test_the_configuration_survives_the_round_trip():
 
 
 def test_two_drivers_are_refused_and_the_holder_is_named(tmp_path: Path):
-    import os
-
     lock = tmp_path / "lock"
     with sole_driver(lock, now=0.0), pytest.raises(StudyLocked) as caught, sole_driver(lock, now=1.0):
         pass

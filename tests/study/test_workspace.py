@@ -32,6 +32,13 @@ def test_a_candidate_comes_back_as_it_was(workspace: Workspace, tmp_path: Path):
     assert type(again.candidate(child).config["s"]) is str
 
 
+def test_what_is_remembered_does_not_grow_with_the_study(workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("jaxresearch.study.workspace._REMEMBERED", 2)
+    commits = [workspace.commit(n, SUBJECT, None, f"commit {n}", when=0.0) for n in range(4)]
+    assert all(workspace.candidate(commit) == SUBJECT for commit in (*commits, commits[0]))
+    assert list(workspace._candidates) == [commits[3], commits[0]]
+
+
 scalars = st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
 
 
