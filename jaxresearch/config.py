@@ -158,6 +158,13 @@ class ExecutionConfig(_Part):
 
     executor: Literal["local"] = Field(default="local", description="where runs happen")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a run; all cores when null")
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="runs at once, each with its own devices or cores; null: one for each slot that has devices, 1 on a "
+        "CPU",
+    )
     devices: int = Field(
         default=1, ge=1, description="devices that one run is spread over; all there are over several hosts"
     )

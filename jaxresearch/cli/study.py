@@ -26,7 +26,8 @@ from jaxresearch.errors import ConfigurationError
 @click.option("--budget", help="Of one run: 300s, 5m, 2000steps, 50Mtok, 1e15flop.")
 @click.option("--corpus", metavar="NAME_OR_PATH", help="As for `prepare`.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the study: run seeds and the strategy's choices.")
-@click.option("--slots", type=click.IntRange(1), help="Proposals asked for at a time.")
+@click.option("--slots", type=click.IntRange(1), help="Proposals asked for, and worked on, at a time.")
+@click.option("--workers", type=click.IntRange(1), help="Runs at once; one for each device up to --slots if left out.")
 @click.option("--executor", type=click.Choice(["local"]), help="Where runs happen: a warm worker on this machine.")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Wall seconds of the study.")
 @click.option("--max-cost", type=click.FloatRange(0), help="US dollars of LLM calls; never exceeded.")
@@ -58,6 +59,7 @@ def run(
     corpus: str | None,
     seed: int | None,
     slots: int | None,
+    workers: int | None,
     executor: str | None,
     max_seconds: float | None,
     max_cost: float | None,
@@ -90,6 +92,7 @@ def run(
         max_cost=max_cost,
         max_tokens=max_tokens,
         execution__devices=devices,
+        execution__workers=workers,
         execution__fsdp=fsdp,
         execution__executor=executor,
         sandbox__require=require_sandbox,

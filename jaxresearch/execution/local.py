@@ -1,14 +1,15 @@
-"""LocalExecutor: traces in a sandbox and runs in one warm worker, both on this machine."""
+"""LocalExecutor: traces in a sandbox and runs in one warm worker, both on this machine, and both at once if need be."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate, TraceFailure
 from jaxresearch.execution.hosts import hosts_here
 from jaxresearch.execution.housing import WorkerHouse
+from jaxresearch.execution.pins import Pin
 from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError, WorkerProcess
 from jaxresearch.execution.worker import VerifyRequest, WorkerSettings
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
@@ -61,7 +63,10 @@ def worker_settings(config: StudyConfig, corpus: Corpus, *, programs: Path, runs
 
 
 class LocalExecutor:
-    """Traces and runs one thing at a time. The worker is replaced after a crash, a kill, or many programs."""
+    """Does one run at a time. The worker is replaced after a crash, a kill, or many programs.
+
+    Candidates may be traced meanwhile. While the worker trains, their programs are verified by another one, on the CPU.
+    """
 
     def __init__(
         self,
@@ -76,6 +81,10 @@ class LocalExecutor:
         self._worker: WorkerProcess | None = None
         self._worker_is_sealed = False
         self._lock = asyncio.Lock()
+        self._aside: WorkerProcess | None = None
+        self._aside_lock = asyncio.Lock()
+        self._running = 0
+        self._platform = ""
         self._known = _KnownTraces()
 
     @classmethod
@@ -88,22 +97,39 @@ class LocalExecutor:
         programs: Path,
         runs: Path,
         checkpoint_seconds: float | None = None,
+        pin: Pin = Pin(),  # noqa: B008 - it is frozen
     ) -> LocalExecutor:
         """An executor that stores programs and evaluations below the given folders, alone or leading other hosts.
 
         checkpoint_seconds: of training between two checkpoints; None for none. The folders must then be one driver's.
+        pin: what the worker has for itself, beside others on this machine.
         """
         settings = worker_settings(config, corpus, programs=programs, runs=runs)
-        facts = {"checkpoint_seconds": checkpoint_seconds, "corpus_config": config.corpus, "hosts": hosts_here()}
+        facts = {
+            "checkpoint_seconds": checkpoint_seconds,
+            "corpus_config": config.corpus,
+            "hosts": hosts_here(),
+            "pin": pin,
+        }
         settings = settings.model_copy(update=facts)
         keep_awake = config.execution.keep_awake_programs
         return cls(settings, config.limits, sandbox, keep_awake, require=config.sandbox.require)
+
+    def share_with(self, other: LocalExecutor) -> None:
+        """Know the traces of `other`, which is beside this one on one machine, and the sandbox tier that it found."""
+        self._known = other._known
+        self._house.share_with(other._house)
+
+    def knows(self, program: str) -> bool:
+        """Whether the worker has run that program, so that it need not be compiled."""
+        return self._worker is not None and self._worker.alive and program in self._worker.programs
 
     async def trace(self, candidate: Candidate) -> TracedCandidate | TraceFailure:
         known = self._known.find(candidate)
         if known is not None:
             return known
-        worker = await self._ready_worker()
+        if not self._running or not self._platform:
+            await self._ready_worker()
         scratch = Path(tempfile.mkdtemp(prefix="trace-", dir=self._house.inbox))
         try:
             tree = scratch / "tree"
@@ -112,7 +138,7 @@ class LocalExecutor:
                 candidate,
                 laboratory={"vocab_size": self._settings.vocab_size, "context": self._settings.context},
                 evaluation_batch=self._settings.evaluation_batch,
-                platform=worker.facts["platform"],
+                platform=self._platform,
                 sandbox=self._sandbox,
                 limits=self._limits,
                 scratch=tree,
@@ -143,8 +169,7 @@ class LocalExecutor:
 
         limits = {"verify": self._limits.trace_seconds}
         try:
-            async with self._lock:
-                worker = await self._awake()
+            async with self._verifier() as worker:
                 answer = await worker.ask(
                     "verify", request.model_dump(mode="json"), limits=limits, first_stage="verify"
                 )
@@ -169,6 +194,20 @@ class LocalExecutor:
             program_bytes=sum(map(len, traced.blobs)),
         )
 
+    @contextlib.asynccontextmanager
+    async def _verifier(self) -> AsyncIterator[WorkerProcess]:
+        if not self._running:
+            async with self._lock:
+                yield await self._awake()
+            return
+        async with self._aside_lock:
+            if self._aside is not None and not self._aside.alive:
+                await self._aside.kill()
+                self._aside = None
+            if self._aside is None:
+                self._aside = await self._house.start(sealed=False, verifies_for=self._platform)
+            yield self._aside
+
     async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
         limits = {
             "compile": self._limits.compile_seconds,
@@ -191,6 +230,7 @@ class LocalExecutor:
             await self._house.provide_rows(request.program)
         except JaxresearchError as error:
             return failed(Verdict.INFRASTRUCTURE, str(error))
+        self._running += 1
         try:
             answer = await self._ask_to_run(request, limits, watch)
         except StageTimeoutError as error:
@@ -199,6 +239,8 @@ class LocalExecutor:
             return failed(Verdict.CRASH, f"the worker died while it did {stage}: {error}")
         except WorkerFailedError as error:
             return failed(Verdict.INFRASTRUCTURE, str(error))
+        finally:
+            self._running -= 1
         outcome = _OUTCOME.validate_python(answer)
         if isinstance(outcome, CompletedRun):
             return outcome.model_copy(update={"worker": str(self._house.tier or "")})
@@ -251,6 +293,7 @@ class LocalExecutor:
         if self._worker is None:
             self._worker = await self._house.start(sealed=sealed)
             self._worker_is_sealed = sealed
+            self._platform = self._worker.facts["platform"]
         return self._worker
 
     async def facts(self) -> dict[str, str | int]:
@@ -261,6 +304,9 @@ class LocalExecutor:
         if self._worker is not None:
             await (self._worker.kill() if self._settings.hosts is None else self._worker.end())
             self._worker = None
+        if self._aside is not None:
+            await self._aside.kill()
+            self._aside = None
         self._house.close()
 
 

@@ -24,6 +24,7 @@ from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, SampleRequest
 from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import Alone, Peers, lead
+from jaxresearch.execution.pins import Pin
 from jaxresearch.machine import physical_memory_bytes
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ _PROGRESS_INTERVAL_SECONDS = 0.25
 
 
 class WorkerSettings(BaseModel):
-    """What a worker is told at its start."""
+    """What a worker is told at its start.
+
+    verifies_for: a platform. Such a worker runs nothing: it verifies programs for that platform, on the CPU, beside
+    another one that trains.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,6 +65,8 @@ class WorkerSettings(BaseModel):
     checkpoint_seconds: float | None = None
     corpus_config: CorpusConfig = CorpusConfig()
     hosts: Hosts | None = None
+    pin: Pin = Pin()
+    verifies_for: str | None = None
 
 
 class VerifyRequest(BaseModel):
@@ -80,7 +87,10 @@ def main() -> None:
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    if settings.threads is not None:
+    os.environ.update(settings.pin.environment)  # before jax looks for devices
+    if settings.pin.cores:
+        os.sched_setaffinity(0, settings.pin.cores)
+    elif settings.threads is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])
 
     def say(**message: Any) -> None:
@@ -142,6 +152,8 @@ class Worker:
         import jax
         import numpy as np
 
+        if settings.verifies_for is not None:
+            jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_compilation_cache_dir", str(settings.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -161,7 +173,7 @@ class Worker:
             self.corpus, settings.context, settings.evaluation_tokens, settings.evaluation_batch
         )
         limit = int((self.device.memory_stats() or {}).get("bytes_limit", 0))
-        there = np.array([limit, limit or int(_USABLE_SHARE * physical_memory_bytes())], np.int64)
+        there = np.array([limit, limit or int(_USABLE_SHARE * settings.pin.share * physical_memory_bytes())], np.int64)
         self.device_bytes, self.memory_bytes = map(int, peers.share(there))  # process 0's: all must decide alike
         self.compiled: OrderedDict[str, Any] = OrderedDict()
         self._last_progress = 0.0
@@ -178,9 +190,10 @@ class Worker:
     def facts(self) -> dict[str, Any]:
         import jax
 
+        platform = "cuda" if self.device.platform == "gpu" else self.device.platform
         return {
             "device": self.device.platform if self.device.platform == "cpu" else self.device.device_kind,
-            "platform": "cuda" if self.device.platform == "gpu" else self.device.platform,
+            "platform": self.settings.verifies_for or platform,
             "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "devices": len(self.devices),
             "processes": self.peers.processes,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import Corpus, prepare_corpus
-from jaxresearch.execution.local import LocalExecutor
+from jaxresearch.execution.base import Executor
+from jaxresearch.execution.pool import local_executor
 from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.strategy import make_strategy
 from jaxresearch.study.approval import Approver
@@ -96,11 +97,11 @@ async def drive(
 
 async def open_executor(
     config: StudyConfig, on_preparation: OnPreparation, *, programs: Path, runs: Path
-) -> tuple[LocalExecutor, Corpus]:
+) -> tuple[Executor, Corpus]:
     """An executor of runs as `config` says, on this machine, and its corpus. The caller closes it."""
     corpus = _prepare(config, on_preparation)
     sandbox = await choose_sandbox(config.sandbox.require)
-    executor = LocalExecutor.create(
+    executor = local_executor(
         config,
         corpus,
         sandbox,
@@ -157,7 +158,7 @@ async def transfer_study(
         await executor.close()
 
 
-async def _executor(study: Study, on_preparation: OnPreparation, require_sandbox: str | None = None) -> LocalExecutor:
+async def _executor(study: Study, on_preparation: OnPreparation, require_sandbox: str | None = None) -> Executor:
     """Runs of `study` on this machine; refuses another corpus than the study's. The caller closes it."""
     executor, corpus = await open_executor(
         study.config.requiring(require_sandbox), on_preparation, programs=study.layout.programs, runs=study.layout.runs
