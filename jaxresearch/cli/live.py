@@ -143,7 +143,12 @@ def run_text(progress: RunProgress) -> str:
 
 
 class StudyDisplay(Display):
-    """A study as it goes: a Reporter."""
+    """A study as it goes: a Reporter. The line that moves is of the run whose turn it is; others are only counted."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
+        self._turn: tuple[int, int] | None = None
+        self._ahead: set[tuple[int, int]] = set()
 
     def on_event(self, stored: StoredEvent, history: History) -> None:
         event = stored.event
@@ -159,8 +164,11 @@ class StudyDisplay(Display):
                     self.warn_of(event.outcome.sandbox)
                 self.show(f"trace {event.number}", "traced", None)
             case RunStarted():
+                self._turn = (event.number, event.seed)
+                self._ahead.clear()
                 self.show(f"run {event.number} {event.seed}", f"seed {event.seed}: starting", None)
             case RunFinished():
+                self._turn = None
                 self.clear()
                 self.warn_of_worker(getattr(event.outcome, "worker", ""))
                 shared = f"; same as experiment {event.shared_from}" if event.shared_from is not None else ""
@@ -202,8 +210,13 @@ class StudyDisplay(Display):
                 assert_never(event)
 
     def on_progress(self, number: int, seed: int, progress: RunProgress) -> None:
+        if self._turn is not None and self._turn != (number, seed):
+            self._ahead.add((number, seed))
+            return
         done = progress.progress if progress.stage == "train" else None
-        self.show(f"run {number} {seed} {progress.stage}", f"{number:4}  seed {seed}: {run_text(progress)}", done)
+        others = f"  (+{len(self._ahead)} ahead)" if self._ahead else ""
+        text = f"{number:4}  seed {seed}: {run_text(progress)}{others}"
+        self.show(f"run {number} {seed} {progress.stage}", text, done)
 
     def _say_session(self, history: History) -> None:
         config = history.config
