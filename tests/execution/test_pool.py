@@ -148,12 +148,12 @@ def test_two_workers_give_the_verdicts_and_scores_of_one(
             return SCRIPT[len(view.experiments) - 1 :][:slots]
 
     def ran(name: str, config: StudyConfig) -> tuple[Study, int]:
-        fingerprints = {"corpus": tiny_corpus.fingerprint, "tokenizer": tiny_corpus.tokenizer_fingerprint}
+        fingerprints: Any = {"corpus": tiny_corpus.fingerprint, "tokenizer": tiny_corpus.tokenizer_fingerprint}
         study = Study.create(tmp_path / name, config, BASELINE, **fingerprints)
         strategy: Any = Script()
 
         async def work() -> int:
-            folders = {"programs": study.layout.programs, "runs": study.layout.runs}
+            folders: Any = {"programs": study.layout.programs, "runs": study.layout.runs}
             executor = Counted(local_executor(config, tiny_corpus, sandbox, **folders))
             try:
                 await study.run(executor, strategy, lambda record: None)
