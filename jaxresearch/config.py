@@ -195,6 +195,13 @@ class ExecutionConfig(_Part):
         description="further Ray resources that a run takes, such as `{accelerator_type:H100: 0.001}`",
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a run; all cores when null")
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="runs at once, each with its own devices or cores; null: one for each slot that has devices, 1 on a "
+        "CPU",
+    )
     devices: int = Field(
         default=1, ge=1, description="devices that one run is spread over; all there are over several hosts"
     )

@@ -25,6 +25,7 @@ from jaxresearch.study.events import (
     ProposalRequested,
     Proposed,
     Quarantined,
+    RunDiscarded,
     RunFinished,
     RunStarted,
     SessionStarted,
@@ -231,7 +232,7 @@ class StudyDisplay(Display):
             case TrialJudged():
                 verdict = "needed" if event.needed else "not needed"
                 self._line(f"change {event.number} is {verdict}: {one_line(event.reason, 300)}")
-            case StudyCreated() | Checked() | LLMCalled() | TrialClosed():
+            case StudyCreated() | Checked() | LLMCalled() | RunDiscarded() | TrialClosed():
                 pass
             case _:
                 assert_never(event)

@@ -23,7 +23,8 @@ from jaxresearch.errors import ConfigurationError
 @click.command(epilog="Example: jaxresearch run --strategy greedy --llm builtin --experiments 20 --study studies/mine")
 @click.option("--strategy", metavar="NAME", help="See `jaxresearch strategies`.")
 @click.option("--experiments", type=click.IntRange(0), help="Proposals to try, the baseline not counted.")
-@study_options()
+@study_options(slots={"help": "Proposals asked for, and worked on, at a time."})
+@click.option("--workers", type=click.IntRange(1), help="Runs at once; one for each device up to --slots if left out.")
 @click.option(
     "--executor", type=click.Choice(["local", "ray"]), help="Where runs happen: this machine, or a cluster's nodes."
 )
@@ -55,6 +56,7 @@ def run(
     strategy: str | None,
     experiments: int | None,
     asked: dict[str, Any],
+    workers: int | None,
     executor: str | None,
     ray_address: str | None,
     max_seconds: float | None,
@@ -81,6 +83,7 @@ def run(
         experiments=experiments,
         max_seconds=max_seconds,
         stop_after_no_gain=stop_after_no_gain,
+        execution__workers=workers,
         execution__executor=executor,
         execution__ray_address=ray_address,
         sandbox__require=require_sandbox,

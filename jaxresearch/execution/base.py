@@ -22,6 +22,7 @@ __all__ = [
     "TraceFailure",
     "TracedCandidate",
     "run_identity",
+    "workers_of",
 ]
 
 
@@ -109,13 +110,21 @@ class ExecutorLostError(JaxresearchError):
 
 
 class Executor(Protocol):
-    """Traces candidates and runs programs. Failures of a candidate are values; exceptions are for failures of ours."""
+    """Traces candidates and runs programs. Failures of a candidate are values; exceptions are for failures of ours.
+
+    Several calls may be under way at once. One that can do several runs at once says how many in `workers`.
+    """
 
     async def trace(self, candidate: Candidate) -> TracedCandidate | TraceFailure: ...
 
     async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome: ...
 
     async def close(self) -> None: ...
+
+
+def workers_of(executor: Executor) -> int:
+    """How many runs `executor` can do at once."""
+    return getattr(executor, "workers", 1)
 
 
 def run_identity(

@@ -12,6 +12,7 @@ from pathlib import Path
 from jaxresearch.data import Corpus, open_sealed_test
 from jaxresearch.data.manifest import MANIFEST_FILE, ROWS_FOLDERS, SEALED
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.execution.pins import Pin
 from jaxresearch.execution.process import Confinement, WorkerProcess, worker_environment
 from jaxresearch.execution.worker import WorkerSettings
 from jaxresearch.levels import meets
@@ -34,6 +35,7 @@ class WorkerHouse:
         self._inbox = tempfile.TemporaryDirectory(prefix="jaxresearch-inbox-")
         self._scratch = Path(self._inbox.name, "scratch")
         self._sees_devices = False
+        self._neighbour: WorkerHouse | None = None
         self.tier: WorkerTier | None = None
 
     @property
@@ -41,22 +43,34 @@ class WorkerHouse:
         """A folder of ours that workers may read: modules to be verified lie there."""
         return Path(self._inbox.name)
 
-    async def start(self, *, sealed: bool) -> WorkerProcess:
+    def share_with(self, house: WorkerHouse) -> None:
+        """Take the tier that `house` has found by its self-test, once it has; the machine is the same."""
+        self._neighbour = house
+
+    async def start(self, *, sealed: bool, verifies_for: str | None = None) -> WorkerProcess:
         """A worker. sealed: it may read the sealed test split, for a run that is to be scored there.
+
+        verifies_for: a platform, for a worker that only verifies programs, without a device or cores of its own.
 
         Raises `JaxresearchError` when it does not start, or not in the tier that is required.
         """
+        settings = self._settings
+        if verifies_for is not None:
+            alone = {"verifies_for": verifies_for, "hosts": None, "pin": Pin(), "threads": None, "devices": 1}
+            settings = settings.model_copy(update=alone)
+        if self.tier is None and self._neighbour is not None:
+            self.tier = self._neighbour.tier
         if self.tier is None:
             accelerators = self._wants_accelerators()
             self.tier = await choose_worker_tier(self._require, network=self._network, accelerators=accelerators)
         await asyncio.to_thread(self._prepare, sealed)
         if self.tier.tier == "subprocess":
-            return await WorkerProcess.start(self._settings)
+            return await WorkerProcess.start(settings)
         confinement = Confinement(self.tier.tier, self._box(sealed))
         try:
-            worker = await WorkerProcess.start(self._settings, confinement)
+            worker = await WorkerProcess.start(settings, confinement)
         except JaxresearchError as error:
-            return await self._without(f"{self.tier.level}: {error.message.rstrip('.')}", error)
+            return await self._without(f"{self.tier.level}: {error.message.rstrip('.')}", error, settings)
         if confinement.box.accelerators and not self._sees_devices and worker.facts["platform"] == "cpu":
             return await self._compare(worker, confinement)
         self._sees_devices = True
@@ -74,7 +88,7 @@ class WorkerHouse:
         lengths = {length for _, _, length in manifest.phases}
         await asyncio.to_thread(Corpus.open(self._settings.corpus).provide_rows, lengths)
 
-    async def _without(self, reason: str, error: JaxresearchError) -> WorkerProcess:
+    async def _without(self, reason: str, error: JaxresearchError, settings: WorkerSettings) -> WorkerProcess:
         """A worker with our rights, where that is allowed and helps; from then on all are so."""
         assert self.tier is not None
         if not meets("subprocess", self._require):
@@ -83,7 +97,7 @@ class WorkerHouse:
                 fix="Run `jaxresearch doctor`.",
             )
         try:
-            worker = await WorkerProcess.start(self._settings)
+            worker = await WorkerProcess.start(settings)
         except JaxresearchError:
             raise error from None  # not the sandbox's fault
         self.tier = replace(self.tier, tier="subprocess", reason=reason)
@@ -143,7 +157,7 @@ class WorkerHouse:
         )
 
     def _wants_accelerators(self) -> bool:
-        return self._settings.lowers_for is None and has_accelerators()
+        return self._settings.verifies_for is None and has_accelerators()
 
     def close(self) -> None:
         self._inbox.cleanup()

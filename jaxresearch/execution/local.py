@@ -1,14 +1,15 @@
-"""LocalExecutor: traces in a sandbox and runs in one warm worker, both on this machine."""
+"""LocalExecutor: traces in a sandbox and runs in one warm worker, both on this machine, and both at once if need be."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import ExecutorLostError, RunProgress, RunRequest, TracedCandidate, TraceFailure
 from jaxresearch.execution.hosts import hosts_here
 from jaxresearch.execution.housing import WorkerHouse
+from jaxresearch.execution.pins import Pin
 from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError, WorkerProcess
 from jaxresearch.execution.worker import VerifyRequest, WorkerSettings
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
@@ -61,8 +63,9 @@ def worker_settings(config: StudyConfig, corpus: Corpus, *, programs: Path, runs
 
 
 class LocalExecutor:
-    """Traces and runs one thing at a time. The worker is replaced after a crash, a kill, or many programs.
+    """Does one run at a time. The worker is replaced after a crash, a kill, or many programs.
 
+    Candidates may be traced meanwhile. While the worker trains, their programs are verified by another one, on the CPU.
     sandbox: None for an executor that is only asked to run.
     """
 
@@ -81,6 +84,10 @@ class LocalExecutor:
         self._worker: WorkerProcess | None = None
         self._worker_is_sealed = False
         self._lock = asyncio.Lock()
+        self._aside: WorkerProcess | None = None
+        self._aside_lock = asyncio.Lock()
+        self._running = 0
+        self._platform = ""
         self._known = _KnownTraces()
 
     @classmethod
@@ -93,13 +100,20 @@ class LocalExecutor:
         programs: Path,
         runs: Path,
         checkpoint_seconds: float | None = None,
+        pin: Pin = Pin(),  # noqa: B008 - it is frozen
     ) -> LocalExecutor:
         """An executor that stores programs and evaluations below the given folders, alone or leading other hosts.
 
         checkpoint_seconds: of training between two checkpoints; None for none. The folders must then be one driver's.
+        pin: what the worker has for itself, beside others on this machine.
         """
         settings = worker_settings(config, corpus, programs=programs, runs=runs)
-        facts = {"checkpoint_seconds": checkpoint_seconds, "corpus_config": config.corpus, "hosts": hosts_here()}
+        facts = {
+            "checkpoint_seconds": checkpoint_seconds,
+            "corpus_config": config.corpus,
+            "hosts": hosts_here(),
+            "pin": pin,
+        }
         settings = settings.model_copy(update=facts)
         keep_awake = config.execution.keep_awake_programs
         return cls(
@@ -111,12 +125,22 @@ class LocalExecutor:
             parting_seconds=config.execution.saving_seconds,
         )
 
+    def share_with(self, other: LocalExecutor) -> None:
+        """Know the traces of `other`, which is beside this one on one machine, and the sandbox tier that it found."""
+        self._known = other._known
+        self._house.share_with(other._house)
+
+    def knows(self, program: str) -> bool:
+        """Whether the worker has run that program, so that it need not be compiled."""
+        return self._worker is not None and self._worker.alive and program in self._worker.programs
+
     async def trace(self, candidate: Candidate) -> TracedCandidate | TraceFailure:
         known = self._known.find(candidate)
         if known is not None:
             return known
         assert self._sandbox is not None, "an executor without a sandbox traces nothing"
-        worker = await self._ready_worker()
+        if not self._running or not self._platform:
+            await self._ready_worker()
         scratch = Path(tempfile.mkdtemp(prefix="trace-", dir=self._house.inbox))
         try:
             tree = scratch / "tree"
@@ -125,7 +149,7 @@ class LocalExecutor:
                 candidate,
                 laboratory={"vocab_size": self._settings.vocab_size, "context": self._settings.context},
                 evaluation_batch=self._settings.evaluation_batch,
-                platform=self._settings.lowers_for or worker.facts["platform"],
+                platform=self._platform,
                 sandbox=self._sandbox,
                 limits=self._limits,
                 scratch=tree,
@@ -156,8 +180,7 @@ class LocalExecutor:
 
         limits = {"verify": self._limits.trace_seconds}
         try:
-            async with self._lock:
-                answer = await self._ask_to_verify(request, limits)
+            answer = await self._ask_to_verify(request, limits)
         except StageTimeoutError as error:
             return refused(Verdict.TIMEOUT, str(error))
         except WorkerDiedError as error:
@@ -180,14 +203,30 @@ class LocalExecutor:
         )
 
     async def _ask_to_verify(self, request: VerifyRequest, limits: dict[str, float]) -> dict[str, Any]:
-        """A worker's answer. When one is killed, another is asked, once. The caller holds the lock."""
+        """A worker's answer. When one is killed, another is asked, once."""
         facts = request.model_dump(mode="json")
         try:
-            return await (await self._awake()).ask("verify", facts, limits=limits, first_stage="verify")
+            async with self._verifier() as worker:
+                return await worker.ask("verify", facts, limits=limits, first_stage="verify")
         except WorkerDiedError as death:
             if not death.killed:
                 raise
-            return await (await self._awake()).ask("verify", facts, limits=limits, first_stage="verify")
+        async with self._verifier() as worker:
+            return await worker.ask("verify", facts, limits=limits, first_stage="verify")
+
+    @contextlib.asynccontextmanager
+    async def _verifier(self) -> AsyncIterator[WorkerProcess]:
+        if not self._running:
+            async with self._lock:
+                yield await self._awake()
+            return
+        async with self._aside_lock:
+            if self._aside is not None and not self._aside.alive:
+                await self._aside.kill()
+                self._aside = None
+            if self._aside is None:
+                self._aside = await self._house.start(sealed=False, verifies_for=self._platform)
+            yield self._aside
 
     async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
         limits = {
@@ -211,6 +250,7 @@ class LocalExecutor:
             await self._house.provide_rows(request.program)
         except JaxresearchError as error:
             raise ExecutorLostError(error.message, fix=error.fix) from None  # the cache's fault, and no candidate's
+        self._running += 1
         try:
             answer = await self._ask_to_run(request, limits, watch)
         except StageTimeoutError as error:
@@ -219,6 +259,8 @@ class LocalExecutor:
             return failed(Verdict.CRASH, f"the worker died while it did {stage}: {error}")
         except WorkerFailedError as error:
             return failed(Verdict.INFRASTRUCTURE, str(error))
+        finally:
+            self._running -= 1
         outcome = _OUTCOME.validate_python(answer)
         if isinstance(outcome, CompletedRun):
             return outcome.model_copy(update={"worker": str(self._house.tier or "")})
@@ -277,6 +319,7 @@ class LocalExecutor:
         if self._worker is None:
             self._worker = await self._house.start(sealed=sealed)
             self._worker_is_sealed = sealed
+            self._platform = self._worker.facts["platform"]
         return self._worker
 
     async def facts(self) -> dict[str, str | int]:
@@ -287,6 +330,9 @@ class LocalExecutor:
         if self._worker is not None:
             await (self._worker.kill() if self._settings.hosts is None else self._worker.end())
             self._worker = None
+        if self._aside is not None:
+            await self._aside.kill()
+            self._aside = None
         self._house.close()
 
 

@@ -8,7 +8,7 @@ from jaxresearch.config import StudyConfig
 from jaxresearch.data import default_cache_root, prepare_corpus
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, TraceFailure, run_identity
-from jaxresearch.execution.local import LocalExecutor
+from jaxresearch.execution.pool import local_executor
 from jaxresearch.experiment import RunOutcome
 from jaxresearch.proposal import Candidate
 from jaxresearch.sandbox import choose_sandbox
@@ -28,7 +28,7 @@ async def train_once(
     corpus = prepare_corpus(config, on_preparation)
     sandbox = await choose_sandbox(config.sandbox.require)
     root = default_cache_root() / "train"
-    executor = LocalExecutor.create(config, corpus, sandbox, programs=root / "programs", runs=root / "runs")
+    executor = local_executor(config, corpus, sandbox, programs=root / "programs", runs=root / "runs")
     try:
         traced = await executor.trace(candidate)
         if isinstance(traced, TraceFailure) and any(name in traced.reason for name in config.subject.hyperparameters):

@@ -25,6 +25,7 @@ from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, SampleRequest
 from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import Alone, Peers, lead
+from jaxresearch.execution.pins import Pin
 from jaxresearch.files import DiskFullError, is_full
 from jaxresearch.machine import physical_memory_bytes
 
@@ -40,8 +41,8 @@ _PROGRESS_INTERVAL_SECONDS = 0.25
 class WorkerSettings(BaseModel):
     """What a worker is told at its start.
 
-    lowers_for: the platform of the cluster on which programs will run; this worker then verifies them only, on the CPU.
-    None: programs run where they are verified.
+    verifies_for: a platform. Such a worker runs nothing: it verifies programs for that platform, on the CPU: beside
+    another one that trains, or for the nodes of a cluster. None: programs run where they are verified.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -66,7 +67,8 @@ class WorkerSettings(BaseModel):
     checkpoint_seconds: float | None = None
     corpus_config: CorpusConfig = CorpusConfig()
     hosts: Hosts | None = None
-    lowers_for: str | None = None
+    pin: Pin = Pin()
+    verifies_for: str | None = None
 
 
 class VerifyRequest(BaseModel):
@@ -87,7 +89,10 @@ def main() -> None:
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    if settings.threads is not None:
+    os.environ.update(settings.pin.environment)  # before jax looks for devices
+    if settings.pin.cores:
+        os.sched_setaffinity(0, settings.pin.cores)
+    elif settings.threads is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])
 
     def say(**message: Any) -> None:
@@ -155,6 +160,8 @@ class Worker:
         import jax
         import numpy as np
 
+        if settings.verifies_for is not None:
+            jax.config.update("jax_platforms", "cpu")  # an accelerator that is here may be a run's
         jax.config.update("jax_compilation_cache_dir", str(settings.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -162,8 +169,6 @@ class Worker:
         from jaxresearch.data.dataset import Corpus, evaluation_rows
 
         self.settings, self.say, self.peers = settings, say, peers
-        if settings.lowers_for is not None:
-            jax.config.update("jax_platforms", "cpu")  # an accelerator that is here may be a run's
         if os.environ.get("JAX_PLATFORMS", "") == "cpu" and settings.devices > 1 and peers.processes == 1:
             jax.config.update("jax_num_cpu_devices", settings.devices)
         self.devices = jax.devices() if peers.processes > 1 else jax.devices()[: settings.devices]
@@ -176,7 +181,7 @@ class Worker:
             self.corpus, settings.context, settings.evaluation_tokens, settings.evaluation_batch
         )
         limit = int((self.device.memory_stats() or {}).get("bytes_limit", 0))
-        there = np.array([limit, limit or int(_USABLE_SHARE * physical_memory_bytes())], np.int64)
+        there = np.array([limit, limit or int(_USABLE_SHARE * settings.pin.share * physical_memory_bytes())], np.int64)
         self.device_bytes, self.memory_bytes = map(int, peers.share(there))  # process 0's: all must decide alike
         self.compiled: OrderedDict[str, Any] = OrderedDict()
         self._last_progress = 0.0
@@ -193,9 +198,10 @@ class Worker:
     def facts(self) -> dict[str, Any]:
         import jax
 
+        platform = "cuda" if self.device.platform == "gpu" else self.device.platform
         return {
             "device": self.device.platform if self.device.platform == "cpu" else self.device.device_kind,
-            "platform": "cuda" if self.device.platform == "gpu" else self.device.platform,
+            "platform": self.settings.verifies_for or platform,
             "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "devices": len(self.devices),
             "processes": self.peers.processes,
@@ -235,7 +241,7 @@ class Worker:
         manifest = store(
             settings.programs,
             verified,
-            platform=settings.lowers_for or self.facts()["platform"],
+            platform=self.facts()["platform"],
             traced=request.traced,
             phases=request.phases,
             leaves=request.leaves,

@@ -168,7 +168,7 @@ def study_record(
         last_failure=history.last_failure,
         sessions=history.sessions,
         wall_seconds=costs.wall_seconds,
-        accelerator_seconds=costs.accelerator_seconds,
+        accelerator_seconds=costs.paid_seconds,
         train_seconds=costs.train_seconds,
         cut_runs=saved.runs,
         train_seconds_saved=saved.train_seconds_saved,

@@ -52,6 +52,14 @@ class Gate:
         self._journal, self._approver, self._stop = journal, approver, stop
         self._baseline = sources_fingerprint(baseline)
 
+    def passes(self, candidate: Candidate) -> bool:
+        """Whether `candidate` may be traced without asking anybody now."""
+        history, sources = self._journal.history, sources_fingerprint(candidate)
+        if history.config.oversight.approve == "none" or sources == self._baseline:
+            return True
+        known = history.approvals.get(sources)
+        return known is not None and known.approved
+
     async def refusal(self, proposal: Proposal, candidate: Candidate, parent: Candidate) -> str | None:
         """Why the sources of `candidate` may not be traced, or None."""
         history = self._journal.history

@@ -10,11 +10,12 @@ from typing import Any, assert_never
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor, RunProgress, TraceFailure
-from jaxresearch.experiment import Verdict
+from jaxresearch.experiment import Experiment, Verdict
 from jaxresearch.llm import LLMBudgetSpent
 from jaxresearch.proposal import Candidate, EditError, Proposal, apply
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.strategy import Strategy
+from jaxresearch.study.ahead import Ahead
 from jaxresearch.study.approval import Approver, Gate
 from jaxresearch.study.asking import NOTHING_LEFT, events_of_round
 from jaxresearch.study.events import (
@@ -26,10 +27,11 @@ from jaxresearch.study.events import (
     Traced,
     TraceOutcome,
 )
+from jaxresearch.study.foresight import Foresight
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import candidate_fingerprint, round_seed, text_fingerprint
 from jaxresearch.study.journal import Journal
-from jaxresearch.study.requests import attempt, request_of
+from jaxresearch.study.requests import attempt, search_request
 from jaxresearch.study.shelf import Shelf
 from jaxresearch.study.size import code_size
 from jaxresearch.study.steps import (
@@ -84,7 +86,6 @@ class Driver:
     ) -> None:
         self._journal = journal
         self._workspace = workspace
-        self._executor = executor
         self._strategy = strategy
         self._model_factory = model_factory
         self._acceptance = acceptance
@@ -96,6 +97,8 @@ class Driver:
         self._pause_wanted = pause_wanted
         self._gate = Gate(journal, workspace.candidate(workspace.resolve("baseline")), approver, stop)
         self._caps = caps or {}
+        foresight = Foresight(workspace, acceptance, may_trace=self._gate.passes, keeps_state=self._keeps_state)
+        self._executor = Ahead(executor, journal, foresight, stop)
 
     @property
     def _history(self) -> History:
@@ -127,12 +130,16 @@ class Driver:
         return ending
 
     async def _until_the_end(self) -> Ending:
-        while True:
-            if self._stop.requested:
-                raise Interrupted
-            ending = self._pausing() or await self._do_next()
-            if ending is not None:
-                return ending
+        try:
+            while True:
+                if self._stop.requested:
+                    raise Interrupted
+                self._executor.look()
+                ending = self._pausing() or await self._do_next()
+                if ending is not None:
+                    return ending
+        finally:
+            await self._executor.end()
 
     def _end_of_time(self) -> Ending | None:
         """The study's end, when the work at hand was given up because its time is used."""
@@ -172,7 +179,7 @@ class Driver:
                 self._journal.record(decision)
                 self._point_at_incumbent()
                 if self._shelf is not None:
-                    self._shelf.prune(self._history)
+                    self._shelf.prune(self._history, busy=self._executor.identities)
             case AskStrategy(round=round_number, slots=slots):
                 return await self._ask(round_number, slots)
             case Finish(reason=reason):
@@ -238,9 +245,7 @@ class Driver:
     # Running
 
     async def _run(self, entry: Entry, seed: int) -> None:
-        keep_state = self._shelf is not None and self._shelf.wants(entry.experiment)
-        reference = self._reference(entry, seed)
-        request = request_of(self._history, entry, seed, reference=reference, keep_state=keep_state, search=True)
+        request = search_request(self._history, entry, seed, keep_state=self._keeps_state(entry.experiment))
         known = self._history.known_run(request.identity)
         if known is not None:
             number, outcome = known
@@ -254,11 +259,8 @@ class Driver:
         outcome = await self._stop.obey(attempt(self._executor, request, on_progress), requests=2)
         self._journal.record(RunFinished(number=entry.number, outcome=outcome))
 
-    def _reference(self, entry: Entry, seed: int) -> str | None:
-        if entry.number == 0:
-            return None
-        runs = self._history.incumbent.experiment.runs
-        return next((run.identity for run in runs if run.seed == seed), None)
+    def _keeps_state(self, experiment: Experiment) -> bool:
+        return self._shelf is not None and self._shelf.wants(experiment)
 
     # Proposing
 

@@ -169,6 +169,20 @@ class RunFinished(_Event):
     shared_from: int | None = None
 
 
+class RunDiscarded(_Event):
+    """A run was done ahead of time, while an earlier experiment of its round was worked on, and was not needed as it was.
+
+    It decides nothing; it was paid for. accelerator_seconds: of its compiling, training and scoring; of a run that was
+    ended on its way, the time until then.
+    """
+
+    kind: Literal["run_discarded"] = "run_discarded"
+    number: int
+    identity: str
+    seed: int
+    accelerator_seconds: float
+
+
 class Quarantined(_Event):
     """Experiment `number` would be kept, yet its gain is implausible: it must hold on fresh `seeds` first.
 
@@ -313,6 +327,7 @@ Event = Annotated[
     | Traced
     | RunStarted
     | RunFinished
+    | RunDiscarded
     | Quarantined
     | Decided
     | TestOpened

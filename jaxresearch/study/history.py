@@ -21,6 +21,7 @@ from jaxresearch.study.events import (
     ProposalRequested,
     Proposed,
     Quarantined,
+    RunDiscarded,
     RunFinished,
     RunStarted,
     SessionStarted,
@@ -87,11 +88,13 @@ class Entry:
 @dataclass(frozen=True)
 class Costs:
     """What a study has used. Accelerator seconds are compiling, training and scoring, infrastructure failures included;
-    shared runs cost nothing. `flops` are those of trainings, cut and failed ones included. Wall seconds are those of
-    its sessions. `llm_cost_usd` leaves unpriced models out; their tokens are `llm_unpriced_tokens`. `llm_possible_...`:
-    the most that requests may have cost which were sent and never answered; only the caps count them."""
+    shared runs cost nothing. `discarded_seconds` came on top, for runs ahead of time that were not needed. `flops` are
+    those of trainings, cut and failed ones included. Wall seconds are those of its sessions. `llm_cost_usd` leaves
+    unpriced models out; their tokens are `llm_unpriced_tokens`. `llm_possible_...`: the most that requests may have cost
+    which were sent and never answered; only the caps count them."""
 
     accelerator_seconds: float = 0.0
+    discarded_seconds: float = 0.0
     train_seconds: float = 0.0
     flops: float = 0.0
     wall_seconds: float = 0.0
@@ -101,6 +104,11 @@ class Costs:
     llm_unpriced_tokens: int = 0
     llm_possible_tokens: int = 0
     llm_possible_cost_usd: float = 0.0
+
+    @property
+    def paid_seconds(self) -> float:
+        """Accelerator seconds, those of runs included that were not needed."""
+        return self.accelerator_seconds + self.discarded_seconds
 
     @property
     def capped_tokens(self) -> int:
@@ -327,6 +335,8 @@ class History:
                 return self._changed(event.number, running=event)
             case RunFinished():
                 return self._with_run(event)
+            case RunDiscarded():
+                return self._with_discarded(event)
             case Quarantined():
                 return self._changed(event.number, quarantine=event)
             case Decided():
@@ -423,6 +433,10 @@ class History:
         runs = (*self.entries[event.number].experiment.runs, outcome)
         return moved._changed(event.number, faults=())._published(event.number, runs=runs)
 
+    def _with_discarded(self, event: RunDiscarded) -> History:
+        seconds = self.costs.discarded_seconds + event.accelerator_seconds
+        return replace(self, costs=replace(self.costs, discarded_seconds=seconds))
+
     def _with_decision(self, event: Decided) -> History:
         lost = event.verdict is Verdict.INFRASTRUCTURE
         moved = self._changed(event.number, decision=event)
@@ -473,14 +487,17 @@ def tokens_of(event: LLMCalled) -> int:
     return sum(int(event.record.get(name) or 0) for name in ("input_tokens", "output_tokens"))
 
 
-def _costs_with(costs: Costs, outcome: RunOutcome) -> Costs:
+def accelerator_seconds(outcome: RunOutcome) -> float:
+    """Of compiling, training and scoring; all that is known of a run that failed."""
     if isinstance(outcome, CompletedRun):
-        used = outcome.compile_seconds + outcome.train_seconds + outcome.eval_seconds
-    else:
-        used = outcome.total_seconds
+        return outcome.compile_seconds + outcome.train_seconds + outcome.eval_seconds
+    return outcome.total_seconds
+
+
+def _costs_with(costs: Costs, outcome: RunOutcome) -> Costs:
     return replace(
         costs,
-        accelerator_seconds=costs.accelerator_seconds + used,
+        accelerator_seconds=costs.accelerator_seconds + accelerator_seconds(outcome),
         train_seconds=costs.train_seconds + outcome.train_seconds,
         flops=costs.flops + outcome.flops,
     )

@@ -30,6 +30,7 @@ from jaxresearch.study.events import (
     ProposalRequested,
     Proposed,
     Quarantined,
+    RunDiscarded,
     RunFinished,
     RunStarted,
     SessionStarted,
@@ -108,6 +109,8 @@ class _Replayer:
         match event:
             case StudyCreated() | SessionStarted() | TestOpened() | TestScored() | Approval():
                 pass  # the sealed test decides nothing, and a person's answer is given
+            case RunDiscarded():
+                pass  # nor does a run that was not needed
             case TrialOpened() | TrialTraced() | TrialRun() | TrialJudged() | TrialClosed():
                 pass  # nor does what was run beside the search
             case ProposalRequested():

@@ -51,6 +51,13 @@ def request_of(
     )
 
 
+def search_request(history: History, entry: Entry, seed: int, *, keep_state: bool) -> RunRequest:
+    """The request with which the search runs `entry` with `seed`: audited against the incumbent's run with that seed."""
+    runs = history.incumbent.experiment.runs if entry.number != 0 else ()
+    reference = next((run.identity for run in runs if run.seed == seed), None)
+    return request_of(history, entry, seed, reference=reference, keep_state=keep_state, search=True)
+
+
 def cut_limits(history: History, entry: Entry, seed: int) -> tuple[tuple[float, float], ...]:
     """Where the run of `entry` with `seed` is cut: only a contender's first run, against the incumbent's on that seed.
 

@@ -9,7 +9,7 @@ from typing import Any
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import Corpus, prepare_corpus
 from jaxresearch.execution.base import Executor
-from jaxresearch.execution.local import LocalExecutor
+from jaxresearch.execution.pool import local_executor
 from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.strategy import make_strategy
 from jaxresearch.study.approval import Approver
@@ -111,7 +111,7 @@ async def open_executor(
         from jaxresearch.execution.cluster.executor import RayExecutor
 
         return RayExecutor(config, corpus, sandbox, programs=programs, runs=runs), corpus
-    executor = LocalExecutor.create(
+    executor = local_executor(
         config,
         corpus,
         sandbox,

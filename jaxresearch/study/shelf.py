@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from jaxresearch.errors import JaxresearchError
@@ -23,17 +24,18 @@ class Shelf:
         """Whether the final state of the next run of `experiment` is to be kept: of its first that comes through."""
         return experiment.checkpointed is None
 
-    def prune(self, history: History) -> None:
+    def prune(self, history: History, busy: Collection[str] = ()) -> None:
         """Remove the oldest checkpoints that may go, until all of them together are within the quota.
 
-        Those of kept experiments stay, and of those that are not decided. To be called while nothing runs.
+        Those of kept experiments stay, and of those that are not decided. busy: identities of runs that are being done,
+        or were done ahead of their turn.
         """
         stay = {
             run.identity
             for experiment in history.experiments
             if experiment.verdict in (Verdict.KEEP, None)
             for run in experiment.runs
-        }
+        } | set(busy)
         found = {path: _size(path) for path in self._runs.glob("*/checkpoints")}
         total = sum(size for size, _ in found.values())
         for path, (size, _) in sorted(found.items(), key=lambda each: each[1][1]):

@@ -113,7 +113,7 @@ def _step_in_time(history: History, acceptance: Acceptance, wall_seconds: float)
             f"The baseline gave no score ({history.baseline.verdict}): {history.baseline.experiment.reason}"
         )
     if entry is not None:
-        return _contender_step(history, entry, acceptance)
+        return contender_step(history, entry, acceptance)
     return _round_step(history, wall_seconds)
 
 
@@ -139,7 +139,8 @@ def _baseline_step(history: History, entry: Entry) -> Step:
     )
 
 
-def _contender_step(history: History, entry: Entry, acceptance: Acceptance) -> Step:
+def contender_step(history: History, entry: Entry, acceptance: Acceptance) -> Step:
+    """What experiment `entry`, which is no baseline and has no verdict, needs next."""
     if len(entry.faults) >= MAX_FAULTS:
         return _verdict(entry, Verdict.INFRASTRUCTURE, f"lost {MAX_FAULTS} times: {entry.faults[-1]}")
     if entry.trace is None:

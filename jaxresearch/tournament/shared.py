@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from jaxresearch.execution.base import Executor, RunProgress, RunRequest, TracedCandidate, TraceFailure
+from jaxresearch.execution.base import Executor, RunProgress, RunRequest, TracedCandidate, TraceFailure, workers_of
 from jaxresearch.experiment import FailedRun, RunOutcome, Verdict
 from jaxresearch.proposal import Candidate
 
@@ -27,6 +27,7 @@ class SharedRuns:
 
     def __init__(self, executor: Executor, folder: Path) -> None:
         self._executor, self._folder = executor, folder
+        self.workers = workers_of(executor)
         self.trained = self.taken = 0
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -24,10 +24,18 @@ class Probing:
     points: list[tuple[float, float]] = field(default_factory=list)
     _next: int = 0
 
-    def take_up(self, points: Sequence[tuple[float, float]]) -> None:
-        """Go on where a training was left that had given `points`."""
-        self.points = list(points)
+    def take_up(self, points: Sequence[tuple[float, float]]) -> str | None:
+        """Go on where a training was left that had given `points`; why it is to be cut all the same, or None.
+
+        The limits may be other ones than it had: then it ends at the point at which it would have ended under them.
+        """
+        self.points = []
+        for at, value in points:
+            self.points.append((at, value))
+            if (why := self._hopeless(at, value, at)) is not None:
+                return why
         self._next = sum(at <= self.points[-1][0] for at in self.checkpoints) if self.points else 0
+        return None
 
     def due(self, progress: float) -> bool:
         return self._next < len(self.checkpoints) and progress >= self.checkpoints[self._next]
@@ -40,10 +48,14 @@ class Probing:
         while self.due(progress):
             self._next += 1
         at = self.checkpoints[self._next - 1]
-        value, limit = self.score(leaves), self.limits.get(at)
+        value = self.score(leaves)
         if value is None:
             return None
         self.points.append((at, value))
+        return self._hopeless(at, value, progress)
+
+    def _hopeless(self, at: float, value: float, progress: float) -> str | None:
+        limit = self.limits.get(at)
         if limit is None or value <= limit:
             return None
         return f"cut at {progress:.0%} of its budget: {value:.4f} bpb there, where the limit is {limit:.4f}"

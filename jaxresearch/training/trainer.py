@@ -183,8 +183,9 @@ def train(
         curve.points = list(taken_up.curve)
         meter.steps, meter.tokens, meter.flops = taken_up.steps, taken_up.tokens, taken_up.flops
         spent_seconds = taken_up.seconds
-        if probing is not None:
-            probing.take_up(taken_up.probes)
+        hopeless = probing.take_up(taken_up.probes) if probing is not None else None
+        if hopeless is not None:
+            raise failed(hopeless, meter.steps, hopeless=True)
     jax.block_until_ready(leaves)
 
     def checkpoint() -> float:

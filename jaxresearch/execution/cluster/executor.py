@@ -87,7 +87,7 @@ class RayExecutor:
         async with self._tracing:
             if self._tracer is None:
                 platform = (await self.facts())["platform"]
-                here = {"lowers_for": platform, "devices": 1, "fsdp": None}
+                here = {"verifies_for": platform, "devices": 1, "fsdp": None}
                 self._tracer = LocalExecutor(
                     self._settings.model_copy(update=here),
                     self._config.limits,
