@@ -27,13 +27,11 @@ from jaxresearch.study.identity import candidate_fingerprint
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.stopping import Stop
 
-
-@dataclass(eq=False)
-
 CANCEL_SECONDS = 15.0
 """How long cancelled work may take to tidy up."""
 
 
+@dataclass(eq=False)
 class _Work:
     """One trace or run that was begun. number: of the experiment that needs it. claimed: the driver has asked for it.
 
