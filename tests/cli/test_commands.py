@@ -118,7 +118,7 @@ def test_train_twice_in_two_processes_agrees_to_the_last_digit(process: Callable
         (["run", "--set", "strategy.widht=3"], 2, "strategy.widht"),
         (["run", "--llm", "nobody:nothing"], 2, "nobody"),
         (["run", "--experiments", "-1"], 2, "experiments"),
-        (["run", "--executor", "moon"], 2, "'moon' is not 'local'"),
+        (["run", "--executor", "moon"], 2, "'moon' is not one of 'local', 'ray'"),
         (["resume", "/no/such/study"], 1, "holds no study"),
         (["status", "/no/such/study"], 1, "holds no study"),
         (["export", "/no/such/study", "--format", "xml"], 2, "xml"),

@@ -111,6 +111,8 @@ def test_every_other_command_has_what_it_names(line: Line):
             assert set(extras.split(",")) <= set(project["optional-dependencies"])
     elif program == "python":
         scripts = [word for word in rest if word.endswith(".py")]
+        if rest[0] == "-m" and rest[1].startswith("tests."):
+            scripts = [f"{rest[1].replace('.', '/')}/__main__.py"]
         assert scripts, f"{name_of(line)}: which script?"
         text = (ROOT / scripts[0]).read_text("utf-8")
         assert [word for word in rest if word.startswith("--") and word.split("=")[0] not in text] == []
@@ -127,6 +129,7 @@ def why_not(line: Line) -> str | None:
         "stop": "asks a study that is running: tests/study/test_person.py",
         "compare": "a tournament is long: tests/cli/test_compare.py",
         "cloud": "names machines of others",
+        "hooks": "this study has none: tests/study/test_hooks.py",
     }
     if command in reasons:
         return reasons[command]
@@ -136,7 +139,7 @@ def why_not(line: Line) -> str | None:
         return "fetched from the hub: tests/data/test_hub.py"
     if any(name in word for word in words for name in ("anthropic:", "openai:", "google:", "ollama:")):
         return "needs a provider: tests/cli/test_study.py has one of its own"
-    if words & {"--coordinator", "--devices", "--fsdp", "ray"} or line.words[0] != "jaxresearch":
+    if words & {"--coordinator", "--devices", "--fsdp", "ray", "--ray-address"} or line.words[0] != "jaxresearch":
         return "needs several devices or hosts: tests/execution"
     if "hillclimb" in words:
         return "a package that is not installed: tests/agents/test_strategy_docs.py"
@@ -144,6 +147,8 @@ def why_not(line: Line) -> str | None:
         return "a folder that is not here: tests/cli/test_subject_docs.py"
     if words & {"patch", "branch", "--from", "--transfer"} or command == "ablate":
         return "needs a winner, which two steps do not find: test_export.py, test_origin.py, test_trials.py"
+    if "TOURNAMENT" in words:
+        return "no tournament is here: tests/report/test_tournament_page.py"
     if "--approve" in words:
         return "asks a person: tests/cli/test_oversight.py"
     if command in ("run", "train") and not line.block:
