@@ -19,6 +19,7 @@ __all__ = [
     "RunProgress",
     "RunRequest",
     "SampleRequest",
+    "StateRequest",
     "TraceFailure",
     "TracedCandidate",
     "run_identity",
@@ -87,17 +88,22 @@ class RunRequest(BaseModel):
     thorough: bool = False
 
 
-class SampleRequest(BaseModel):
-    """Text to generate from the final state of a run: of the run `identity`, in the checkpoint of that name.
-
-    temperature: 0 takes the likeliest token each time. top_k: only that many of the likeliest; None for all.
-    """
+class StateRequest(BaseModel):
+    """A final state: that of the run `identity`, in the checkpoint of that name. Alone, it asks to score it again."""
 
     model_config = ConfigDict(frozen=True)
 
     identity: str
     program: str
     checkpoint: str
+
+
+class SampleRequest(StateRequest):
+    """Text to generate from a final state.
+
+    temperature: 0 takes the likeliest token each time. top_k: only that many of the likeliest; None for all.
+    """
+
     prompt: str
     tokens: int
     temperature: float

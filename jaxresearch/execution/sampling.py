@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxresearch.data.dataset import Corpus
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.execution.base import RunProgress, SampleRequest
+from jaxresearch.execution.base import RunProgress, SampleRequest, StateRequest
 from jaxresearch.execution.worker import WorkerSettings
 from jaxresearch.program.mesh import make_placement
 from jaxresearch.program.program import load
@@ -69,7 +69,11 @@ def _predictor(host: SamplingHost, request: SampleRequest) -> Predict:
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in program.state)
     placement = make_placement(host.devices, fsdp=host.settings.fsdp, state_bytes=size)
     places = [placement.leaf(leaf) for leaf in program.state]
-    leaves = _restored(host.settings.runs, request, program.state, places)
+    targets = [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        for leaf, place in zip(program.state, places, strict=True)
+    ]
+    leaves = restored(host.settings.runs, request, targets)
     batch, context = program.manifest.evaluation_batch, program.manifest.context
 
     def last_logits(leaves: list[jax.Array], row: jax.Array, position: jax.Array) -> jax.Array:
@@ -82,13 +86,9 @@ def _predictor(host: SamplingHost, request: SampleRequest) -> Predict:
     return lambda row, position: np.asarray(compiled(leaves, jnp.asarray(row), jnp.int32(position)))
 
 
-def _restored(
-    runs: Path, request: SampleRequest, state: Sequence[jax.ShapeDtypeStruct], places: Sequence[Any]
-) -> list[jax.Array]:
+def restored(runs: Path, request: StateRequest, targets: Sequence[jax.ShapeDtypeStruct]) -> list[jax.Array]:
+    """The leaves of the state that `request` names, placed as `targets` say. Raises `JaxresearchError`."""
     path = find_named(checkpoint_folder(runs, request.identity), request.checkpoint)
-    targets = [
-        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place) for leaf, place in zip(state, places, strict=True)
-    ]
     try:
         if path is None:
             raise DamagedCheckpointError("it is not there")

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from jaxresearch.config import CorpusConfig
 from jaxresearch.errors import ConfigurationError, JaxresearchError
-from jaxresearch.execution.base import RunProgress, RunRequest, SampleRequest
+from jaxresearch.execution.base import RunProgress, RunRequest, SampleRequest, StateRequest
 from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import Alone, Peers, lead
 from jaxresearch.execution.pins import Pin
@@ -127,6 +127,8 @@ def main() -> None:
                     say(result=worker.sample(SampleRequest.model_validate(request["request"])))
                 case "give up":
                     pass  # the run that was meant heard of it, or has ended meanwhile
+                case "rescore":
+                    say(result=worker.rescore(StateRequest.model_validate(request["request"])))
                 case "end":
                     if leader is not None:
                         leader.end()
@@ -262,6 +264,15 @@ class Worker:
 
         try:
             return sample(self, request)
+        except JaxresearchError as error:
+            return {"refused": str(error)}
+
+    def rescore(self, request: StateRequest) -> dict[str, Any]:
+        """{"val_bpb"} of a kept state, or {"refused": why}."""
+        from jaxresearch.execution.rescoring import rescore
+
+        try:
+            return {"val_bpb": rescore(self, request)}
         except JaxresearchError as error:
             return {"refused": str(error)}
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Repeated:
-    """A run that was trained again. exact: on a like machine, so that the bits must agree; and they did."""
+    """A run that was trained, or scored, again. exact: on a like machine, so that the bits must agree; and they did."""
 
     seed: int
     recorded_bpb: float
@@ -127,10 +128,18 @@ def _compare(number: int, run: CompletedRun, again: RunOutcome) -> Repeated:
     where = f"experiment {number}, seed {run.seed}"
     if not isinstance(again, CompletedRun):
         raise JaxresearchError(f"{where}: trained again it is {again.verdict}: {again.reason}.")
-    alike = all(
-        getattr(run, name) == getattr(again, name) for name in ("device", "threads", "devices", "jax", "program")
-    ) and all(each.alike for each in run.resumed)
-    difference = abs(run.val_bpb - again.val_bpb)
-    if difference > (0 if alike else ROUNDING_BPB):
-        raise JaxresearchError(f"{where}: recorded as {run.val_bpb}, trained again {again.val_bpb}.")
-    return Repeated(run.seed, run.val_bpb, again.val_bpb, exact=alike)
+    like = again.program == run.program and all(each.alike for each in run.resumed)
+    return compare_scores(where, run, again.val_bpb, again.model_dump(), what="trained again", like=like)
+
+
+def compare_scores(
+    where: str, run: CompletedRun, bpb: float, machine: Mapping[str, Any], *, what: str, like: bool = True
+) -> Repeated:
+    """`run` as recorded against `bpb` found on `machine` (device, threads, devices, jax): the bits, where it is alike.
+
+    Raises `JaxresearchError` when they do not agree.
+    """
+    alike = like and all(getattr(run, name) == machine[name] for name in ("device", "threads", "devices", "jax"))
+    if abs(run.val_bpb - bpb) > (0 if alike else ROUNDING_BPB):
+        raise JaxresearchError(f"{where}: recorded as {run.val_bpb}, {what} {bpb}.")
+    return Repeated(run.seed, run.val_bpb, bpb, exact=alike)

@@ -175,7 +175,7 @@ def train(
     cursors = dict.fromkeys((length for _, _, length in manifest.phases), 0)
     in_flight: deque[tuple[int, float, jax.Array]] = deque()
     loss, spent_seconds = math.nan, 0.0
-    taken_up = checkpoints.take_up(_targets(compiled)) if checkpoints is not None else None
+    taken_up = checkpoints.take_up(state_targets(compiled)) if checkpoints is not None else None
     if taken_up is None:
         leaves = list(compiled.init(np.uint32(seed), values))
     else:
@@ -284,7 +284,7 @@ def _warm_up(compiled: CompiledProgram, values: list, seed: int, sources: Sequen
     return differs
 
 
-def _targets(compiled: CompiledProgram) -> list[jax.ShapeDtypeStruct]:
+def state_targets(compiled: CompiledProgram) -> list[jax.ShapeDtypeStruct]:
     """The leaves of the state, with where they lie in this process."""
     places = jax.tree.leaves(compiled.init.output_shardings)
     return [

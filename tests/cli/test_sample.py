@@ -15,11 +15,13 @@ import pytest
 import yaml
 
 from jaxresearch.data import Corpus
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.program.mesh import one_device
 from jaxresearch.program.program import load
 from jaxresearch.study.events import RunFinished
 from jaxresearch.study.ledger import Ledger
 from jaxresearch.study.study import Study
+from jaxresearch.study.verification import compare_scores
 from jaxresearch.training import seal
 from jaxresearch.training.checkpoints import read_state
 from tests.cli.conftest import Result
@@ -144,3 +146,25 @@ def _wait(condition: Callable[[], object], running) -> None:
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_verify_scores_kept_states_again_to_the_last_digit(command: Callable[..., Result], finished: Path):
+    facts = command("verify", finished, "--rescore", "--json").json
+    assert len(facts["rescored"]) >= 1
+    assert all(each["exact"] and each["recorded_bpb"] == each["repeated_bpb"] for each in facts["rescored"])
+    assert "to the last digit" in command("verify", finished, "--rescore").stdout
+
+
+def test_another_score_is_refused_and_a_little_rounding_elsewhere_is_not(finished: Path):
+    study = Study.open(finished)
+    run = study.history.baseline.experiment.checkpointed
+    study.close()
+    here = {name: getattr(run, name) for name in ("device", "threads", "devices", "jax")}
+    elsewhere = {**here, "threads": run.threads + 1}
+    near = run.val_bpb + 1e-7
+    assert compare_scores("here", run, run.val_bpb, here, what="scored again").exact
+    with pytest.raises(JaxresearchError, match="scored again"):
+        compare_scores("here", run, near, here, what="scored again")
+    assert not compare_scores("there", run, near, elsewhere, what="scored again").exact
+    with pytest.raises(JaxresearchError, match="scored again"):
+        compare_scores("there", run, run.val_bpb + 0.01, elsewhere, what="scored again")
