@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,7 +77,8 @@ def _bubblewrap(box: Box, filter_file: int | None) -> list[str]:
         raise JaxresearchError("bwrap is not installed.", fix="Install the package bubblewrap.")
     command = [program, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
     command += ["--share-net"] if box.network else []
-    command += ["--cap-drop", "ALL", "--hostname", "candidate", "--clearenv"]
+    name = socket.gethostname() if box.network else "candidate"  # collectives look up the address of this name
+    command += ["--cap-drop", "ALL", "--hostname", name, "--clearenv"]
     for name, value in box.environment.items():
         command += ["--setenv", name, value]
     if filter_file is not None:

@@ -242,8 +242,8 @@ def test_a_study_whose_host_is_gone_stops_with_one_line_and_is_resumed(command, 
     """The host's command is killed, so that nobody starts its worker again."""
     study, port = tmp_path / "study", free_port()
     settings = ["--config", config_file, "--experiments", 0, "--set", "acceptance.runs=2"]
-    follower = command("run", *flags(port, 1, 30))
-    leader = command("run", "--study", study, *settings, "--budget", "300steps", *flags(port, 0, 30))
+    follower = command("run", *flags(port, 1, 20))
+    leader = command("run", "--study", study, *settings, "--budget", "300steps", *flags(port, 0, 20))
     for line in leader.stderr:
         if "train" in line:
             os.killpg(follower.pid, signal.SIGKILL)
@@ -251,7 +251,7 @@ def test_a_study_whose_host_is_gone_stops_with_one_line_and_is_resumed(command, 
     _, notes = leader.communicate(timeout=120)
     assert leader.returncode == 1
     error = notes.strip().splitlines()[-1]
-    assert error.startswith("Error: the worker did not start: not all of 2 processes joined within 30 s")
+    assert error.startswith("Error: the worker did not start: not all of 2 processes joined within 20 s")
     ledger = Ledger.open(study / "ledger.sqlite")
     outcomes = [stored.event.outcome for stored in ledger.read() if isinstance(stored.event, RunFinished)]
     ledger.close()
