@@ -190,6 +190,7 @@ def cold(names: list[str], h: SimpleNamespace, rounds: int, seconds: float) -> d
                 tokens, _ = side.train(until=side.started + seconds)
                 side.close()
             found[name].append(tokens)
+            print(f"cold, {name}: {tokens:,} tokens", file=sys.stderr, flush=True)
     return found
 
 

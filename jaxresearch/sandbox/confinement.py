@@ -24,7 +24,9 @@ _REAPER = Path(__file__).with_name("reaper.py")
 _SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64")
 _NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/ssl", "/etc/services")
 _LOADER_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives")
-_KERNEL_FACTS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system")
+_HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
+"""glibc's malloc reads there whether it may ask for huge pages, and asks for none where it cannot."""
+_KERNEL_FACTS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system", _HUGE_PAGES)
 _ACCELERATORS = ("nvidia*", "accel*", "vfio", "dri", "kfd", "dxg")
 
 
@@ -98,7 +100,7 @@ def _bubblewrap(box: Box, filter_file: int | None) -> list[str]:
             command += ["--ro-bind", str(path), str(path)]
     if box.accelerators and Path("/sys").is_dir():
         command += ["--ro-bind", "/sys", "/sys"]
-    for path in (*_LOADER_FILES, *(_NETWORK_FILES if box.network else ())):
+    for path in (*_LOADER_FILES, _HUGE_PAGES, *(_NETWORK_FILES if box.network else ())):
         command += ["--ro-bind-try", path, path]
     for path in box.readable:
         command += ["--ro-bind", str(path), str(path)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -189,6 +190,19 @@ def test_a_worker_inherits_no_key(laboratory, monkeypatch):
     assert b"PATH=" in environment
     assert b"sk-planted" not in environment
     assert not any(name.encode() in environment for name in secrets)
+
+
+def test_a_worker_trains_on_huge_pages_where_the_machine_has_them(laboratory, baseline):
+    """In its box too: malloc must be able to read there whether it may have any."""
+    offered = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not offered.exists() or "[never]" in offered.read_text():
+        pytest.skip("this machine has no transparent huge pages")
+    laboratory.run(baseline, budget="2steps")
+    below = [worker_pid(laboratory)]
+    for pid in below:  # the box's own processes are the first
+        below += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    found = [re.search(r"AnonHugePages:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text()) for pid in below]
+    assert int(found[-1][1]) > 0
 
 
 STARTER = """
