@@ -20,11 +20,12 @@ from jaxresearch.report.timeline import Spending, spending
 from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.noise import NoiseFloor
 from jaxresearch.study.beside import said_of_trials
+from jaxresearch.study.costs import Costs
 from jaxresearch.study.cuts import cuts
 from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.heartbeat import liveness
-from jaxresearch.study.history import Costs, History
+from jaxresearch.study.history import History
 from jaxresearch.study.study import Study
 from jaxresearch.study.summary import expected_false_keeps, is_simpler, status_object
 from jaxresearch.text import clean, one_line

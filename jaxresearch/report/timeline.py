@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxresearch.experiment import CompletedRun
+from jaxresearch.study.costs import tokens_of
 from jaxresearch.study.events import (
     Checked,
     Decided,
@@ -22,7 +23,6 @@ from jaxresearch.study.events import (
     Traced,
     TrialOpened,
 )
-from jaxresearch.study.history import tokens_of
 from jaxresearch.study.ledger import StoredEvent
 from jaxresearch.study.trial import TrialEvent
 

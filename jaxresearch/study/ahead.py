@@ -20,9 +20,10 @@ from jaxresearch.budget import Budget
 from jaxresearch.execution.base import Executor, RunProgress, RunRequest, TracedCandidate, TraceFailure, workers_of
 from jaxresearch.experiment import CompletedRun, RunOutcome
 from jaxresearch.proposal import Candidate
+from jaxresearch.study.costs import accelerator_seconds
 from jaxresearch.study.events import RunDiscarded, TraceOutcome
 from jaxresearch.study.foresight import Foresight, RunNeed, TraceNeed, run_key, trace_key
-from jaxresearch.study.history import History, accelerator_seconds
+from jaxresearch.study.history import History
 from jaxresearch.study.identity import candidate_fingerprint
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.stopping import Stop

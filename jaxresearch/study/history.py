@@ -12,6 +12,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
 from jaxresearch.statistics.noise import NoiseFloor, seed_noise
+from jaxresearch.study.costs import Costs
 from jaxresearch.study.events import (
     Approval,
     Checked,
@@ -86,42 +87,6 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What a study has used. Accelerator seconds are compiling, training and scoring, infrastructure failures included;
-    shared runs cost nothing. `discarded_seconds` came on top, for runs ahead of time that were not needed. `flops` are
-    those of trainings, cut and failed ones included. Wall seconds are those of its sessions. `llm_cost_usd` leaves
-    unpriced models out; their tokens are `llm_unpriced_tokens`. `llm_possible_...`: the most that requests may have cost
-    which were sent and never answered; only the caps count them."""
-
-    accelerator_seconds: float = 0.0
-    discarded_seconds: float = 0.0
-    train_seconds: float = 0.0
-    flops: float = 0.0
-    wall_seconds: float = 0.0
-    llm_calls: int = 0
-    llm_tokens: int = 0
-    llm_cost_usd: float = 0.0
-    llm_unpriced_tokens: int = 0
-    llm_possible_tokens: int = 0
-    llm_possible_cost_usd: float = 0.0
-
-    @property
-    def paid_seconds(self) -> float:
-        """Accelerator seconds, those of runs included that were not needed."""
-        return self.accelerator_seconds + self.discarded_seconds
-
-    @property
-    def capped_tokens(self) -> int:
-        """What `max_tokens` is held against."""
-        return self.llm_tokens + self.llm_possible_tokens
-
-    @property
-    def capped_cost_usd(self) -> float:
-        """What `max_cost` is held against."""
-        return self.llm_cost_usd + self.llm_possible_cost_usd
-
-
-@dataclass(frozen=True)
 class Opening:
     """One opening of the sealed test: which experiments, on which seeds, and what their runs gave so far."""
 
@@ -170,7 +135,7 @@ class History:
     proposal_streak: int = 0
     infrastructure_streak: int = 0
     sessions: int = 0
-    costs: Costs = Costs()
+    costs: Costs = field(default_factory=Costs)
     stopped: Stopped | None = None
     openings: tuple[Opening, ...] = ()
     reference_number: int = 0
@@ -373,18 +338,7 @@ class History:
         )
 
     def _with_call(self, event: LLMCalled) -> History:
-        record, before = event.record, self.costs
-        unpriced = tokens_of(event) if record.get("cost_usd") is None else 0
-        costs = replace(
-            before,
-            llm_calls=before.llm_calls + 1,
-            llm_tokens=before.llm_tokens + tokens_of(event),
-            llm_cost_usd=before.llm_cost_usd + float(record.get("cost_usd") or 0.0),
-            llm_unpriced_tokens=before.llm_unpriced_tokens + unpriced,
-            llm_possible_tokens=before.llm_possible_tokens + int(record.get("possible_tokens") or 0),
-            llm_possible_cost_usd=before.llm_possible_cost_usd + float(record.get("possible_cost_usd") or 0.0),
-        )
-        return replace(self, costs=costs, calls=(*self.calls, event))
+        return replace(self, costs=self.costs.with_call(event), calls=(*self.calls, event))
 
     def _with_failed_proposal(self, event: ProposalFailed) -> History:
         return replace(
@@ -427,7 +381,7 @@ class History:
         outcome = event.outcome
         moved = self._changed(event.number, running=None)
         if event.shared_from is None:
-            moved = replace(moved, costs=_costs_with(moved.costs, outcome))
+            moved = replace(moved, costs=moved.costs.with_run(outcome))
         if isinstance(outcome, FailedRun) and outcome.verdict is Verdict.INFRASTRUCTURE:
             return moved._with_fault(event.number, outcome.reason)
         runs = (*self.entries[event.number].experiment.runs, outcome)
@@ -480,24 +434,3 @@ def fold(events: Iterable[StoredEvent]) -> History:
     for stored in remaining:
         history = history.apply(stored)
     return history
-
-
-def tokens_of(event: LLMCalled) -> int:
-    """Tokens of one model request, both ways."""
-    return sum(int(event.record.get(name) or 0) for name in ("input_tokens", "output_tokens"))
-
-
-def accelerator_seconds(outcome: RunOutcome) -> float:
-    """Of compiling, training and scoring; all that is known of a run that failed."""
-    if isinstance(outcome, CompletedRun):
-        return outcome.compile_seconds + outcome.train_seconds + outcome.eval_seconds
-    return outcome.total_seconds
-
-
-def _costs_with(costs: Costs, outcome: RunOutcome) -> Costs:
-    return replace(
-        costs,
-        accelerator_seconds=costs.accelerator_seconds + accelerator_seconds(outcome),
-        train_seconds=costs.train_seconds + outcome.train_seconds,
-        flops=costs.flops + outcome.flops,
-    )

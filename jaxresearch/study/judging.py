@@ -13,6 +13,7 @@ from typing import assert_never
 
 from jaxresearch.experiment import FailedRun, Verdict
 from jaxresearch.statistics.acceptance import Acceptance, Discard, Keep, RunIncumbent, RunSeed
+from jaxresearch.statistics.noninferiority import NonInferiority
 from jaxresearch.statistics.plausibility import holds_again, suspicion
 from jaxresearch.study.constraints import broken_by_memory, broken_by_time
 from jaxresearch.study.events import Decided, Quarantined
@@ -41,23 +42,32 @@ def judge(history: History, entry: Entry, acceptance: Acceptance) -> Judgement:
         return _discarded(entry, broken)
     if entry.quarantine is not None:
         return _after_quarantine(history, entry, entry.quarantine, acceptance)
-    answer = acceptance.decide(
-        entry.experiment.scores,
-        incumbent.experiment.scores,
-        contest_noise(history, entry, incumbent),
-        unusable_seeds(incumbent),
-    )
-    match answer:
-        case RunSeed(seed=seed):
-            return RunOf(entry.number, seed)
-        case RunIncumbent(seed=seed):
-            return RunOf(incumbent.number, seed)
+    match answer := _contest(acceptance, history, entry, incumbent):
+        case RunOf():
+            return answer
         case Keep():
             return _better(history, entry, answer, acceptance)
         case Discard():
             return _not_better(history, entry, answer)
         case _:
             assert_never(answer)
+
+
+def _contest(rule: Acceptance | NonInferiority, history: History, entry: Entry, other: Entry) -> RunOf | Keep | Discard:
+    """What `rule` says of `entry` against `other`, or whose run it needs before it can say."""
+    answer = rule.decide(
+        entry.experiment.scores,
+        other.experiment.scores,
+        contest_noise(history, entry, other),
+        unusable_seeds(other),
+    )
+    match answer:
+        case RunSeed(seed=seed):
+            return RunOf(entry.number, seed)
+        case RunIncumbent(seed=seed):
+            return RunOf(other.number, seed)
+        case _:
+            return answer
 
 
 def unusable_seeds(entry: Entry) -> set[int]:
@@ -167,21 +177,10 @@ def _kept(
     """Kept as an improvement over the incumbent. After simplifications it must also show whether it beats the best."""
     reference, improves = history.reference, True
     if reference.number != history.incumbent_number:
-        answer = acceptance.decide(
-            entry.experiment.scores,
-            reference.experiment.scores,
-            contest_noise(history, entry, reference),
-            unusable_seeds(reference),
-        )
-        match answer:
-            case RunSeed(seed=seed):
-                return RunOf(entry.number, seed)
-            case RunIncumbent(seed=seed):
-                return RunOf(reference.number, seed)
-            case Keep() | Discard():
-                improves = isinstance(answer, Keep)
-            case _:
-                assert_never(answer)
+        answer = _contest(acceptance, history, entry, reference)
+        if isinstance(answer, RunOf):
+            return answer
+        improves = isinstance(answer, Keep)
     return Decided(
         number=entry.number,
         verdict=Verdict.KEEP,
@@ -209,17 +208,9 @@ def _not_better(history: History, entry: Entry, answer: Discard) -> RunOf | Deci
     if test is None or less is None:
         return decision
     reference = history.reference
-    verdict = test.decide(
-        entry.experiment.scores,
-        reference.experiment.scores,
-        contest_noise(history, entry, reference),
-        unusable_seeds(reference),
-    )
-    match verdict:
-        case RunSeed(seed=seed):
-            return RunOf(entry.number, seed)
-        case RunIncumbent(seed=seed):
-            return RunOf(reference.number, seed)
+    match verdict := _contest(test, history, entry, reference):
+        case RunOf():
+            return verdict
         case Discard():
             return decision.model_copy(
                 update={"reason": f"{answer.reason}. It is simpler ({less}), but {verdict.reason}"}

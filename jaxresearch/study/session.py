@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def create_study(
     subject = (
         load_subject(config.subject.source, config.subject.hyperparameters) if winner is None else winner.candidate
     )
-    corpus = _prepare(config, on_preparation)
+    corpus = prepare_corpus(config, on_preparation)
     if winner is not None:
         winner.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     return Study.create(
@@ -83,29 +84,24 @@ async def drive(
     models = Models(llm or config.llm.model, config.llm)
     model_factory = models.of_rounds(study, max_cost=caps.get("max_cost"), max_tokens=caps.get("max_tokens"))
     strategy = make_strategy(config.strategy.name, config.strategy.options)
-    executor = await _executor(study, on_preparation, require_sandbox, ray_address)
-    stop = Stop(config.execution)
-    try:
-        with stop_on_signals(stop):
-            return await study.run(
-                executor,
-                strategy,
-                model_factory,
-                reporter,
-                stop,
-                approver=approver,
-                hooks=hooks,
-                **caps,
-            )
-    finally:
-        await executor.close()
+    async with _at_work(study, on_preparation, require_sandbox, ray_address) as (executor, stop):
+        return await study.run(
+            executor,
+            strategy,
+            model_factory,
+            reporter,
+            stop,
+            approver=approver,
+            hooks=hooks,
+            **caps,
+        )
 
 
 async def open_executor(
     config: StudyConfig, on_preparation: OnPreparation, *, programs: Path, runs: Path
 ) -> tuple[Executor, Corpus]:
     """An executor of runs as `config` says, here or on a cluster, and its corpus. The caller closes it."""
-    corpus = _prepare(config, on_preparation)
+    corpus = prepare_corpus(config, on_preparation)
     sandbox = await choose_sandbox(config.sandbox.require)
     if config.execution.executor == "ray":
         from jaxresearch.execution.cluster.executor import RayExecutor
@@ -124,13 +120,8 @@ async def open_executor(
 
 async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_preparation: OnPreparation) -> None:
     """`Study.confirm` with the executor that this machine has. Signals as for `drive`; then it raises `Interrupted`."""
-    executor = await _executor(study, on_preparation)
-    stop = Stop(study.config.execution)
-    try:
-        with stop_on_signals(stop):
-            await study.confirm(executor, reporter, stop, count=count)
-    finally:
-        await executor.close()
+    async with _at_work(study, on_preparation) as (executor, stop):
+        await study.confirm(executor, reporter, stop, count=count)
 
 
 async def ablate_study(
@@ -139,16 +130,11 @@ async def ablate_study(
     """`ablate` on this machine. Signals as for `drive`; then it raises `Interrupted`."""
     from jaxresearch.study.ablation import ablate
 
-    executor = await _executor(study, on_preparation)
-    stop = Stop(study.config.execution)
-    try:
-        with stop_on_signals(stop):
-            await study.beside(
-                lambda journal, workspace: ablate(journal, workspace, executor, stop, count=count, again=again),
-                reporter,
-            )
-    finally:
-        await executor.close()
+    async with _at_work(study, on_preparation) as (executor, stop):
+        await study.beside(
+            lambda journal, workspace: ablate(journal, workspace, executor, stop, count=count, again=again),
+            reporter,
+        )
 
 
 async def transfer_study(
@@ -157,31 +143,28 @@ async def transfer_study(
     """`transfer` on this machine, as `ablate_study`."""
     from jaxresearch.study.transfer import transfer
 
-    executor = await _executor(study, on_preparation)
-    stop = Stop(study.config.execution)
-    try:
-        with stop_on_signals(stop):
-            await study.beside(
-                lambda journal, workspace: transfer(
-                    journal, workspace, executor, stop, scale=scale, count=count, again=again
-                ),
-                reporter,
-            )
-    finally:
-        await executor.close()
+    async with _at_work(study, on_preparation) as (executor, stop):
+        await study.beside(
+            lambda journal, workspace: transfer(
+                journal, workspace, executor, stop, scale=scale, count=count, again=again
+            ),
+            reporter,
+        )
 
 
-async def _executor(
+@asynccontextmanager
+async def _at_work(
     study: Study, on_preparation: OnPreparation, require_sandbox: str | None = None, ray_address: str | None = None
-) -> Executor:
-    """Runs of `study`; refuses another corpus than the study's. The caller closes it."""
+) -> AsyncIterator[tuple[Executor, Stop]]:
+    """Where runs of `study` happen, and how signals end them. Refuses another corpus than the study's."""
     config = study.config.requiring(require_sandbox).reaching(ray_address)
     executor, corpus = await open_executor(
         config, on_preparation, programs=study.layout.programs, runs=study.layout.runs
     )
-    study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
-    return executor
-
-
-def _prepare(config: StudyConfig, on_preparation: OnPreparation) -> Corpus:
-    return prepare_corpus(config, on_preparation)
+    stop = Stop(config.execution)
+    try:
+        study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
+        with stop_on_signals(stop):
+            yield executor, stop
+    finally:
+        await executor.close()

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from jaxresearch.experiment import CompletedRun, RunOutcome
+from jaxresearch.study.costs import tokens_of
 from jaxresearch.study.events import (
     Decided,
     LLMCalled,
@@ -18,7 +19,7 @@ from jaxresearch.study.events import (
     TrialJudged,
     TrialRun,
 )
-from jaxresearch.study.history import History, tokens_of
+from jaxresearch.study.history import History
 from jaxresearch.study.ledger import StoredEvent
 from jaxresearch.text import one_line
 
