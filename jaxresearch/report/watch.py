@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import Verdict
 from jaxresearch.report.build import StudyReader, experiment_record
 from jaxresearch.report.page import detail_data, row_data, search_text, study_data
+from jaxresearch.study.heartbeat import runs_on_their_way
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.text import one_line
 from jaxresearch.tournament.tournament import PLAN_FILE
-from jaxresearch.tracking.progress import read_progress
 
 DEPTH = 3
 """How far below the folder a study may lie."""
@@ -58,7 +59,7 @@ class WatchedStudy:
 
     def running(self) -> list[dict[str, Any]]:
         """How far the runs at hand have come, by the driver's own word."""
-        return read_progress(self._folder)
+        return [asdict(run) for run in runs_on_their_way(StudyLayout(self._folder))]
 
     def experiment(self, number: int) -> dict[str, Any] | None:
         """The details of one experiment, None when there is none of that number."""

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +38,29 @@ from jaxresearch.text import one_line
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
 """After which a heartbeat is no sign of life any more."""
+POINTS = 120
+
+
+@dataclass
+class Running:
+    """A run on its way. curve: (share of the budget, training loss) pairs; halved whenever it has twice `POINTS`."""
+
+    experiment: int
+    seed: int
+    began: float
+    stage: str = "starting"
+    progress: float = 0.0
+    step: int = 0
+    loss: float | None = None
+    curve: list[tuple[float, float]] = field(default_factory=list)
+
+    def move(self, progress: RunProgress) -> None:
+        self.stage, self.step, self.loss = progress.stage, progress.step, progress.loss
+        self.progress = round(progress.progress, 4)
+        if progress.loss is not None and (not self.curve or self.progress > self.curve[-1][0]):
+            self.curve.append((self.progress, round(progress.loss, 4)))
+            if len(self.curve) >= 2 * POINTS:
+                self.curve = self.curve[::2]
 
 
 class Heartbeat:
@@ -47,7 +70,7 @@ class Heartbeat:
         self._path = layout.heartbeat
         self._since = time.time()
         self._stage = "starting"
-        self._runs: dict[tuple[int, int], dict[str, Any]] = {}
+        self._runs: dict[tuple[int, int], Running] = {}
 
     def on_event(self, stored: StoredEvent, history: History) -> None:
         match stored.event:
@@ -60,7 +83,7 @@ class Heartbeat:
             case Traced(number=number):
                 self._stage = f"experiment {number} is traced"
             case RunStarted(number=number, seed=seed):
-                self._runs[number, seed] = _run(number, seed, RunProgress("starting"))
+                self._runs[number, seed] = Running(number, seed, time.time())
             case RunFinished(number=number, outcome=outcome):
                 self._runs.pop((number, outcome.seed), None)
                 self._stage = f"judging experiment {number}"
@@ -75,7 +98,7 @@ class Heartbeat:
                 self._runs.clear()
 
     def on_progress(self, number: int, seed: int, progress: RunProgress) -> None:
-        self._runs[number, seed] = _run(number, seed, progress)
+        self._runs.setdefault((number, seed), Running(number, seed, time.time())).move(progress)
 
     def beat(self, hooks: Mapping[str, Any] | None) -> None:
         """Write what is going on. A disk that is full, or read-only, costs the heartbeat and nothing else."""
@@ -85,25 +108,13 @@ class Heartbeat:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "doing": "running" if self._runs else self._stage,
-            "runs": list(self._runs.values()),
+            "runs": [asdict(run) for run in self._runs.values()],
             "hooks": hooks,
         }
         draft = self._path.with_name(f".heartbeat-{os.getpid()}")
         with contextlib.suppress(OSError):
             draft.write_text(json.dumps(facts), "utf-8")
             draft.replace(self._path)
-
-
-def _run(number: int, seed: int, progress: RunProgress) -> dict[str, Any]:
-    share = round(progress.progress, 4)
-    return {
-        "experiment": number,
-        "seed": seed,
-        "stage": progress.stage,
-        "progress": share,
-        "step": progress.step,
-        "loss": progress.loss,
-    }
 
 
 @dataclass(frozen=True)
@@ -148,11 +159,27 @@ def liveness(layout: StudyLayout, history: History, *, now: float | None = None)
         where = "" if here or beat is None else f" on {beat['host']}"
         state = "killed"
         said = f"killed{where}: {last}. Nothing is lost; resume with: jaxresearch resume {layout.folder}"
-    told = beat and {**beat, "age_seconds": age}
+    told = beat and {**beat, "runs": [_brief(run) for run in beat["runs"]], "age_seconds": age}
     hooks = (beat or {}).get("hooks") or {}
     if hooks.get("failed"):
         said += f"\nhooks      {hooks['failed']} messages could not be sent, the last by {hooks['last_error']}"
     return Liveness(said, {"alive": state, "alive_text": said, "heartbeat": told})
+
+
+def runs_on_their_way(layout: StudyLayout, *, now: float | None = None) -> list[Running]:
+    """What the driver last said of them; none when it has not beaten for `SILENT_SECONDS`."""
+    beat = _read(layout)
+    if beat is None or (time.time() if now is None else now) - beat["time"] >= SILENT_SECONDS:
+        return []
+    try:
+        return [Running(**run) for run in beat["runs"]]
+    except TypeError:
+        return []
+
+
+def _brief(run: object) -> object:
+    """A run without its curve."""
+    return {name: fact for name, fact in run.items() if name != "curve"} if isinstance(run, dict) else run
 
 
 def _read(layout: StudyLayout) -> dict[str, Any] | None:

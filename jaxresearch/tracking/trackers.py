@@ -15,7 +15,6 @@ from jaxresearch.study.reporter import Reporter
 from jaxresearch.study.study import Study
 from jaxresearch.text import one_line
 from jaxresearch.tracking.lines import JsonLines
-from jaxresearch.tracking.progress import ProgressFile
 
 ENTRY_POINT_GROUP = "jaxresearch.reporters"
 """Each names a callable that takes a study's folder and gives a Reporter. It may have `close()`, and `wants_past`:
@@ -25,7 +24,7 @@ Complain = Callable[[str], None]
 
 
 class Trackers:
-    """A Reporter that tells `first` (the display), metrics.jsonl, progress.json and the trackers called `names`."""
+    """A Reporter that tells `first` (the display), metrics.jsonl and the trackers called `names`."""
 
     def __init__(self, study: Study, first: Reporter, names: Sequence[str], complain: Complain) -> None:
         folder = study.layout.folder
@@ -33,7 +32,6 @@ class Trackers:
         self._others: dict[str, Any] = {}
         check_trackers(names)
         self._add("metrics.jsonl", lambda: JsonLines(folder, study.events(), study.history.seq))
-        self._add("progress.json", lambda: ProgressFile(folder))
         for name in dict.fromkeys(names):
             self._others[name] = _factory(name)(folder)
             if getattr(self._others[name], "wants_past", False):

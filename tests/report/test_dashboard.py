@@ -27,9 +27,10 @@ from jaxresearch.cli.app import _status
 from jaxresearch.config import TournamentConfig
 from jaxresearch.experiment import RunProgress
 from jaxresearch.report.server import DashboardServer
+from jaxresearch.study.heartbeat import Heartbeat
+from jaxresearch.study.layout import StudyLayout
 from jaxresearch.tournament.plan import Arm
 from jaxresearch.tournament.tournament import Tournament
-from jaxresearch.tracking.progress import ProgressFile
 
 
 @contextmanager
@@ -176,18 +177,19 @@ def test_it_updates_while_the_study_runs(visit, growing: tuple[Path, list]):
 
 def test_a_run_on_its_way_shows_its_loss(visit, growing: tuple[Path, list]):
     folder, _ = growing
-    progress = ProgressFile(folder / "live", every_seconds=0)
+    driver = Heartbeat(StudyLayout(folder / "live"))
     with serving(folder) as url:
         page = visit(f"{url}/studies/live", home=url, width=390)
         until(page, "document.querySelector('#now').hidden")
         for step in range(1, 5):
-            progress.on_progress(0, 0, RunProgress("train", step / 10, 6.0 - step, step))
-        progress.on_progress(0, 1, RunProgress("compile"))
+            driver.on_progress(0, 0, RunProgress("train", step / 10, 6.0 - step, step))
+        driver.on_progress(0, 1, RunProgress("compile"))
+        driver.beat(None)
         until(page, "document.querySelectorAll('#now .running').length === 2")
         until(page, "document.querySelector('#now').innerText.includes('loss 2.000')")
         assert page.locator("#now .spark path").count() == 1
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        progress.close()
+        StudyLayout(folder / "live").heartbeat.unlink()
         until(page, "document.querySelector('#now').hidden")
 
 

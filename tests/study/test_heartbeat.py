@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from fakes import SCRIPT, Bench, config, gain
 from test_durability import drive, wait_for
 
+from jaxresearch.execution.base import RunProgress
 from jaxresearch.study import heartbeat
 from jaxresearch.study.events import RunStarted
-from jaxresearch.study.heartbeat import liveness
+from jaxresearch.study.heartbeat import liveness, runs_on_their_way
+from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.study import Study
 
 
@@ -92,3 +95,20 @@ def test_a_heartbeat_that_is_no_heartbeat_is_none(tmp_path: Path, text: str):
     study = Bench(tmp_path / "study", config(1)).create()
     study.layout.heartbeat.write_text(text)
     assert liveness(study.layout, study.history).facts["heartbeat"] is None
+
+
+def test_runs_are_told_apart_by_experiment_and_go_with_the_session(tmp_path: Path):
+    layout = StudyLayout(tmp_path)
+    driver = heartbeat.Heartbeat(layout)
+    for step in range(1, 1000):
+        driver.on_progress(4, 0, RunProgress("train", step / 1000, 5.0 - step / 1000, step))
+        driver.on_progress(5, 0, RunProgress("compile"))
+    driver.beat(None)
+    first, second = runs_on_their_way(layout)
+    assert (first.experiment, second.experiment, second.stage) == (4, 5, "compile")
+    assert 100 < len(first.curve) < 240
+    assert first.curve[0][0] < 0.02 < 0.95 < first.curve[-1][0]
+    assert runs_on_their_way(layout, now=time.time() + 3600) == [], "what a killed session left is not believed"
+    study = Bench(tmp_path / "study", config(1)).run([gain(0.1)])
+    assert study.layout.heartbeat.exists()
+    assert runs_on_their_way(study.layout) == []

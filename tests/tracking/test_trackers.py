@@ -1,4 +1,4 @@
-"""Trackers: metrics.jsonl through crashes, progress.json, TensorBoard's files, and one of somebody else's."""
+"""Trackers: metrics.jsonl through crashes, TensorBoard's files, and one of somebody else's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from synthetic import StudyMaker, append, make_study
 
 from jaxresearch.cli.app import _status
 from jaxresearch.errors import ConfigurationError
-from jaxresearch.experiment import RunProgress
 from jaxresearch.study.reporter import NullReporter
 from jaxresearch.study.study import Study
 from jaxresearch.tracking import JsonLines, Trackers, metrics_lines, trackers
-from jaxresearch.tracking.progress import ProgressFile, read_progress
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +64,6 @@ def test_it_grows_with_the_ledger(tmp_path: Path):
             tracked.on_event(stored, history)
     assert (tmp_path / "study" / "metrics.jsonl").read_text() == "".join(metrics_lines(study.events()))
     study.close()
-
-
-def test_progress_is_told_apart_by_experiment_and_goes_with_the_session(tmp_path: Path):
-    now = [100.0]
-    progress = ProgressFile(tmp_path, clock=lambda: now[0])
-    for step in range(1, 1000):
-        now[0] += 0.1
-        progress.on_progress(4, 0, RunProgress("train", step / 1000, 5.0 - step / 1000, step))
-        progress.on_progress(5, 0, RunProgress("compile"))
-    first, second = read_progress(tmp_path, now=now[0])
-    assert (first["number"], second["number"], second["stage"]) == (4, 5, "compile")
-    assert 100 < len(first["curve"]) < 240
-    assert first["curve"][0][0] < 0.02 < 0.95 < first["curve"][-1][0]
-    assert read_progress(tmp_path, now=now[0] + 3600) == [], "what a killed session left is not believed"
-    progress.close()
-    assert read_progress(tmp_path, now=now[0]) == []
 
 
 def test_tensorboard_files_hold_the_scores(study: Study, tmp_path: Path):

@@ -103,7 +103,7 @@ function folderName(path) { return path.replace(/\/+$/, '').split('/').pop() || 
 
 // A run on its way, as its driver tells it: what is tried, how far it is, and its loss so far.
 function runningCard(state, run) {
-  const row = state.rows[run.number], share = run.stage === 'train' ? run.progress : run.stage === 'score' ? 1 : 0;
+  const row = state.rows[run.experiment], share = run.stage === 'train' ? run.progress : run.stage === 'score' ? 1 : 0;
   const stage = { train: `training, ${percent(run.progress)}, step ${whole(run.step)}`, score: 'scoring and auditing', compile: 'compiling' }[run.stage] || run.stage;
   const svg = s('svg', { class: 'spark', viewBox: '0 0 200 44', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
   const losses = run.curve.map((point) => point[1]);
@@ -111,9 +111,9 @@ function runningCard(state, run) {
     const x = scale(0, 1, 2, 198), y = scale(Math.min(...losses), Math.max(...losses) + 1e-9, 41, 3);
     svg.append(s('path', { d: run.curve.map(([at, loss], index) => `${index ? 'L' : 'M'}${x(at).toFixed(1)},${y(loss).toFixed(1)}`).join(''), fill: 'none', stroke: 'var(--c0)', 'stroke-width': 1.6, 'vector-effect': 'non-scaling-stroke' }));
   }
-  return h('div', { class: 'card running' }, h('p', null, link(run.number, `Experiment ${run.number}`), `, seed ${run.seed}: ${stage}`, known(run.loss) ? [', loss ', h('strong', null, run.loss.toFixed(3))] : null),
+  return h('div', { class: 'card running' }, h('p', null, link(run.experiment, `Experiment ${run.experiment}`), `, seed ${run.seed}: ${stage}`, known(run.loss) ? [', loss ', h('strong', null, run.loss.toFixed(3))] : null),
     row ? h('p', { class: 'note' }, shorten(row.title, 160)) : null, svg,
-    h('div', { class: 'meter', role: 'progressbar', 'aria-valuenow': Math.round(share * 100), 'aria-label': `experiment ${run.number}, seed ${run.seed}` }, h('div', { style: { width: `${Math.min(100, share * 100)}%` } })));
+    h('div', { class: 'meter', role: 'progressbar', 'aria-valuenow': Math.round(share * 100), 'aria-label': `experiment ${run.experiment}, seed ${run.seed}` }, h('div', { style: { width: `${Math.min(100, share * 100)}%` } })));
 }
 
 function listen(url, badge, onNews, onRunning) {
