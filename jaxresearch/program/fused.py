@@ -66,8 +66,8 @@ def settle_attention(modules: Sequence[Module], kernel: Kernel | None, platform:
     """The modules without marks, `kernel` in the place of every attention that we know; and what became of it, in words."""
     if kernel is None:
         return [take_out_marks(module) for module in modules], "xla"
-    marks = {mark for module in modules for mark in find_marks(module)}
-    ours = {mark for mark in marks if is_ours(mark, platform)}
+    marks = list(dict.fromkeys(mark for module in modules for mark in find_marks(module)))
+    ours = [mark for mark in marks if is_ours(mark, platform)]
     why_not = "" if ours else "the program holds no attention that the laboratory knows"
     kernels: dict[Mark, Module] = {}
     for mark in ours:
@@ -153,9 +153,13 @@ def _disagreement(kernel: Kernel, mark: Mark, platform: str) -> str:
     except Exception as error:
         return f"{kernel.name} failed: {_in_words(error)}"
     tolerance = _TOLERANCE[mark.operands[0].dtype]
-    error = max(_root_mean_square(a - b) / max(_root_mean_square(b), _TINY) for a, b in pairs)
-    largest = max(np.abs(a - b).max() / max(np.abs(b).max(), _TINY) for a, b in pairs)
-    if error <= tolerance and largest <= _LARGEST * tolerance:  # not `>`: a NaN must fail
+    unlike = next((f"{a.shape}, not {b.shape}" for a, b in pairs if a.shape != b.shape), None)
+    if unlike is not None:
+        return f"{kernel.name} gives {unlike}"
+    # np.max, not max: a NaN must come through, whichever result it is in. And not `>`, for the same reason.
+    error = np.max([_root_mean_square(a - b) / max(_root_mean_square(b), _TINY) for a, b in pairs])
+    largest = np.max([np.abs(a - b).max() / max(np.abs(b).max(), _TINY) for a, b in pairs])
+    if error <= tolerance and largest <= _LARGEST * tolerance:
         return ""
     return f"{kernel.name} differs from plain attention by {error:.2g}, at most {tolerance:g} is allowed"
 
