@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
-import math
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +18,14 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import ExecutorLostError, RunProgress, RunRequest, TracedCandidate, TraceFailure
 from jaxresearch.execution.hosts import hosts_here
 from jaxresearch.execution.housing import WorkerHouse
+from jaxresearch.execution.known_traces import KnownTraces
 from jaxresearch.execution.pins import Pin
 from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError, WorkerProcess
 from jaxresearch.execution.worker import VerifyRequest, WorkerSettings
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.program.program import Manifest
 from jaxresearch.program.tracing import TracedModules, trace
-from jaxresearch.proposal import Candidate, Hyperparameter, Scalar
+from jaxresearch.proposal import Candidate
 from jaxresearch.sandbox import Sandbox
 from jaxresearch.training.seal import checkpoint_folder, sealed
 
@@ -88,7 +85,7 @@ class LocalExecutor:
         self._aside_lock = asyncio.Lock()
         self._running = 0
         self._platform = ""
-        self._known = _KnownTraces()
+        self._known = KnownTraces()
 
     @classmethod
     def create(
@@ -334,60 +331,3 @@ class LocalExecutor:
             await self._aside.kill()
             self._aside = None
         self._house.close()
-
-
-@dataclass
-class _Sources:
-    """What was learned from tracing one source tree: its runtime inputs, their defaults, and traces by static config."""
-
-    traced: frozenset[str]
-    defaults: dict[str, float]
-    by_static: dict[str, TracedCandidate]
-
-
-class _KnownTraces:
-    """Traces of this session. A candidate that differs from one in runtime inputs only needs no trace of its own."""
-
-    def __init__(self) -> None:
-        self._sources: dict[str, _Sources] = {}
-
-    def find(self, candidate: Candidate) -> TracedCandidate | None:
-        sources = self._sources.get(_key(candidate.files))
-        if sources is None:
-            return None
-        found = sources.by_static.get(_key(_static(candidate.config, sources.traced)))
-        if found is None:
-            return None
-        values = {}
-        for name in sources.traced:
-            value = candidate.config.get(name, sources.defaults.get(name))
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                return None
-            values[name] = float(value)
-        return found.model_copy(
-            update={
-                "traced": values,
-                "hyperparameters": tuple(_with_value(h, values) for h in found.hyperparameters),
-                "trace_seconds": 0.0,
-            }
-        )
-
-    def remember(self, candidate: Candidate, result: TracedCandidate) -> None:
-        names = frozenset(result.traced)
-        sources = self._sources.setdefault(_key(candidate.files), _Sources(names, {}, {}))
-        if sources.traced != names:
-            return  # the inputs depend on the config; then each candidate is traced
-        sources.defaults |= {name: value for name, value in result.traced.items() if name not in candidate.config}
-        sources.by_static[_key(_static(candidate.config, names))] = result
-
-
-def _static(config: Mapping[str, Scalar], traced: frozenset[str]) -> dict[str, Scalar]:
-    return {name: value for name, value in config.items() if name not in traced}
-
-
-def _with_value(h: Hyperparameter, values: Mapping[str, float]) -> Hyperparameter:
-    return replace(h, value=values[h.name]) if h.name in values else h
-
-
-def _key(facts: Mapping[str, Scalar]) -> str:
-    return hashlib.sha256(json.dumps(sorted(facts.items())).encode()).hexdigest()

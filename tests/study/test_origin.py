@@ -21,7 +21,7 @@ from jaxresearch.study.summary import status_object
 def prepared(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The corpus of `Bench`'s studies."""
     corpus = SimpleNamespace(fingerprint="sha256:corpus", tokenizer_fingerprint="sha256:tokenizer")
-    monkeypatch.setattr(session, "_prepare", lambda *_: corpus)
+    monkeypatch.setattr(session, "prepare_corpus", lambda *_: corpus)
     return corpus
 
 
