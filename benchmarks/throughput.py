@@ -39,24 +39,6 @@ SIZES = {"depth": 4, "width": 256, "vocab_size": 2048, "context": 256, "batch": 
 DERIVED = ("heads", "kv_heads", "polar_express", "scalar_eps")
 
 
-def text_rows(h: Any, rows: int) -> np.ndarray:
-    """i32[rows, context + 1]: the project's own sources, byte by byte. Text, so that the loss falls as in real runs."""
-    text = b"".join(path.read_bytes() for path in sorted((ROOT / "jaxresearch").rglob("*.py")))
-    tokens = np.frombuffer(text, np.uint8).astype(np.int32) % h.vocab_size
-    starts = np.arange(rows) * h.context % (len(tokens) - h.context - 1)
-    return np.stack([tokens[start : start + h.context + 1] for start in starts])
-
-
-class Rows:
-    """The trainer's BatchSource over `text_rows`."""
-
-    def __init__(self, h: Any) -> None:
-        self.rows = text_rows(h, 256)
-
-    def take(self, cursor: int, batch: int) -> tuple[np.ndarray, int]:
-        return self.rows[np.arange(cursor, cursor + batch) % len(self.rows)], cursor + batch
-
-
 def numbers(sizes: dict[str, int]) -> SimpleNamespace:
     """Every hyperparameter and constant by name, without importing JAX into a PyTorch process: asked of another one."""
     script = (
@@ -79,10 +61,11 @@ def torch_side(name: str, h: SimpleNamespace) -> Train:
     sys.path.insert(0, str(ROOT))
     import torch
 
+    from benchmarks.rows import Rows
     from benchmarks.torch_reference import Trainer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    trainer, rows = Trainer(h, compiled="compile" in name, bfloat16="bf16" in name), Rows(h)
+    trainer, rows = Trainer(h, compiled="compile" in name, bfloat16="bf16" in name), Rows(h.vocab_size, h.context)
 
     def train(steps: float = math.inf, until: float = math.inf) -> tuple[int, float]:
         done, cursor, started = 0, 0, time.monotonic()
@@ -98,25 +81,14 @@ def torch_side(name: str, h: SimpleNamespace) -> Train:
 def jax_side(h: SimpleNamespace) -> Train:
     """Traced, verified, stored, loaded and run by the project's own code; the sandbox alone is left out."""
     sys.path.insert(0, str(ROOT))
+    from benchmarks.rows import Rows
+    from benchmarks.subject import compile_subject
     from jaxresearch.budget import Budget
-    from jaxresearch.program import program, tracer, verifier
     from jaxresearch.training import trainer
 
     fields = {name: value for name, value in vars(h).items() if name not in DERIVED}
-    request = {"tree": str(ROOT), "config": fields, "evaluation_batch": 1, "platform": "cpu"}
-    header, blobs = tracer.trace(request)
-    signature = verifier.Signature(1, h.context, h.vocab_size)
-    said = {"traced": header["traced"], "phases": [tuple(p) for p in header["phases"]], "metrics": header["metrics"]}
-    limits = verifier.ProgramLimits(program_bytes=64_000_000, constant_bytes=65536, parameters=2_000_000_000)
-    verified = verifier.verify(blobs, wanted=signature, limits=limits, **said)
-    with tempfile.TemporaryDirectory() as folder:
-        stored = program.store(
-            Path(folder), verified, platform="cpu", leaves=header["leaves"],
-            signature=(signature.batch, signature.context, signature.vocab_size), **said,
-        )  # fmt: skip
-        compiled = trainer.compile_program(program.load(Path(folder), stored.program))
-    values = {field["name"]: float(field["value"]) for field in header["hyperparameters"] if field["traced"]}
-    rows = Rows(h)
+    compiled, values = compile_subject(fields, "cpu")
+    rows = Rows(h.vocab_size, h.context)
 
     def train(steps: int | None = None, until: float = 0.0) -> tuple[int, float]:
         budget = Budget.parse(f"{steps}steps" if steps else f"{max(0.001, until - time.time()):.3f}s")
@@ -200,6 +172,7 @@ def agreement(h: SimpleNamespace, steps: int = 8) -> list[tuple[float, float]]:
     import jax
     import jax.numpy as jnp
 
+    from benchmarks.rows import Rows
     from benchmarks.torch_reference import Trainer
     from models import recipe
 
@@ -209,7 +182,11 @@ def agreement(h: SimpleNamespace, steps: int = 8) -> list[tuple[float, float]]:
     state = jax.jit(subject.init)(jnp.uint32(0), traced)
     named = jax.tree_util.tree_leaves_with_path(state["params"])
     weights = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in named}
-    theirs, step, rows = Trainer(h, compiled=False, weights=weights), jax.jit(subject.train_step), Rows(h)
+    theirs, step, rows = (
+        Trainer(h, compiled=False, weights=weights),
+        jax.jit(subject.train_step),
+        Rows(h.vocab_size, h.context),
+    )
     losses, cursor = [], 0
     for i in range(steps):
         batch, cursor = rows.take(cursor, h.batch)

@@ -20,12 +20,15 @@ class GPT(nnx.Module):
 
     def __call__(self, tokens_BxT, h):
         """Logits f32[B, T, V] of the token that follows each token."""
+        return cap(self.raw_logits(tokens_BxT, h), h)
+
+    def raw_logits(self, tokens_BxT, h):
+        """[B, T, V] in the precision of the activations; `cap` makes logits of them."""
         x0_BxTxD = norm(lookup(self.token_embedding, tokens_BxT, h))
         x_BxTxD = x0_BxTxD
         for block in self.blocks:
             x_BxTxD = block(x_BxTxD, x0_BxTxD, tokens_BxT, h)
-        logits_BxTxV = linear(norm(x_BxTxD), self.head).astype(jnp.float32)
-        return h.softcap * jnp.tanh(logits_BxTxV / h.softcap)
+        return linear(norm(x_BxTxD), self.head)
 
 
 class Block(nnx.Module):
@@ -76,6 +79,12 @@ class MLP(nnx.Module):
     def __call__(self, x_BxTxD, h):
         hidden_BxTxF = jnp.square(jax.nn.relu(linear(x_BxTxD, self.inward)))
         return linear(hidden_BxTxF, self.outward)
+
+
+def cap(raw_BxTxV, h):
+    """Logits in float32, bent so that none comes beyond +-softcap."""
+    logits_BxTxV = raw_BxTxV.astype(jnp.float32)
+    return h.softcap * jnp.tanh(logits_BxTxV / h.softcap)
 
 
 def attention_window(h, layer):

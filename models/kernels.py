@@ -1,11 +1,12 @@
-"""Attention that skips what a window hides: the one place where speed may cost clarity."""
+"""Attention that skips what a window hides, and a loss that keeps no logits: where speed may cost clarity."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-CHUNK = 128  # queries handled together
+CHUNK = 128  # queries handled together, at least
+CHUNKS = 8  # at most: each has shapes of its own to compile
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -50,9 +51,9 @@ def chunked_attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, window):
     G = k_BxTxGxK.shape[2]
     q_BxGxRxTxK = (q_BxTxHxK * K**-0.5).reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4)
     k_BxGxTxK, v_BxGxTxK = k_BxTxGxK.transpose(0, 2, 1, 3), v_BxTxGxK.transpose(0, 2, 1, 3)
-    chunks = []
-    for start in range(0, T, CHUNK):
-        stop = min(start + CHUNK, T)
+    size, chunks = max(CHUNK, -(-T // CHUNKS)), []
+    for start in range(0, T, size):
+        stop = min(start + size, T)
         first = max(0, start - window + 1)
         k_BxGxSxK, v_BxGxSxK = k_BxGxTxK[:, :, first:stop], v_BxGxTxK[:, :, first:stop]
         chunks.append(_attend(q_BxGxRxTxK[:, :, :, start:stop], k_BxGxSxK, v_BxGxSxK, start - first, window))
@@ -79,3 +80,32 @@ def _attend(q_BxGxRxTxK, k_BxGxSxK, v_BxGxSxK, offset, window):
     weights_BxGxRTxS = weights_BxGxRxTxS.reshape(B, G, R * T, S).astype(v_BxGxSxK.dtype)
     y_BxGxRxTxK = jnp.einsum("bgts,bgsk->bgtk", weights_BxGxRTxS, v_BxGxSxK).reshape(B, G, R, T, K)
     return (y_BxGxRxTxK / sum_BxGxRxTx1).astype(v_BxGxSxK.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def cross_entropy(raw_BxTxV, targets_BxT, cap):
+    """The cross-entropy f32[B, T], in nats, of logits that are `cap` of each raw one.
+
+    Nothing of the size of the logits is kept for the gradient but `raw_BxTxV` itself: cap and softmax are taken again.
+    `cap` maps each element alone and does not fall; what it closes over gets no gradient.
+    """
+    return _cross_entropy(raw_BxTxV, targets_BxT, cap)[0]
+
+
+def _cross_entropy(raw_BxTxV, targets_BxT, cap):
+    top_BxTx1 = cap(jnp.max(raw_BxTxV, axis=-1, keepdims=True))
+    sum_BxT = jnp.sum(jnp.exp(cap(raw_BxTxV) - top_BxTx1), axis=-1)
+    log_z_BxT = jnp.log(sum_BxT) + top_BxTx1[..., 0]
+    target_BxTx1 = jnp.take_along_axis(raw_BxTxV, targets_BxT[..., None], axis=-1)
+    return log_z_BxT - cap(target_BxTx1)[..., 0], (raw_BxTxV, targets_BxT, log_z_BxT)
+
+
+def _cross_entropy_gradient(cap, saved, dy_BxT):
+    raw_BxTxV, targets_BxT, log_z_BxT = saved
+    logits_BxTxV, pull = jax.vjp(cap, raw_BxTxV)
+    is_target_BxTxV = targets_BxT[..., None] == jax.lax.broadcasted_iota(jnp.int32, raw_BxTxV.shape, 2)
+    difference_BxTxV = jnp.exp(logits_BxTxV - log_z_BxT[..., None]) - is_target_BxTxV
+    return *pull(dy_BxT[..., None] * difference_BxTxV), None
+
+
+cross_entropy.defvjp(_cross_entropy, _cross_entropy_gradient)

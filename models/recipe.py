@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from models.gpt import GPT
+from models.gpt import GPT, cap
+from models.kernels import cross_entropy
 from models.optimizer import optimizer
 
 
@@ -157,8 +158,8 @@ def build(hyperparameters: Hyperparameters) -> Recipe:
     structure, _ = nnx.split(nnx.eval_shape(new_model, jnp.uint32(0), _traced_defaults(hyperparameters)))
 
     def loss_of(params, tokens_BxT1, h):
-        logits_BxTxV = nnx.merge(structure, params)(tokens_BxT1[:, :-1], h)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, tokens_BxT1[:, 1:]))
+        raw_BxTxV = nnx.merge(structure, params).raw_logits(tokens_BxT1[:, :-1], h)
+        return jnp.mean(cross_entropy(raw_BxTxV, tokens_BxT1[:, 1:], lambda raw: cap(raw, h)))
 
     def init(seed, traced):
         params = nnx.to_pure_dict(nnx.state(new_model(seed, traced)))

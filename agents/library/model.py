@@ -388,7 +388,7 @@ MODEL_IDEAS: tuple[Idea, ...] = (
         "head",
         0.15,
         "Simpler: logits of a short run stay small, so the cap only dampens them.",
-        swaps((GPT, f"        return {_SOFTCAP}\n", "        return logits_BxTxV\n")),
+        swaps((GPT, f"    return {_SOFTCAP}\n", "    return logits_BxTxV\n")),
     ),
     Idea(
         "algebraic-softcap",
@@ -411,7 +411,7 @@ MODEL_IDEAS: tuple[Idea, ...] = (
         "A bias holds the unigram frequencies, which the head then need not learn.",
         swaps(
             (GPT, _HEAD_PARAMETER, _HEAD_PARAMETER + "        self.head_bias = zeros((h.vocab_size,))\n"),
-            (GPT, f"{_LOGITS}.astype(jnp.float32)", f"{_LOGITS}.astype(jnp.float32) + self.head_bias[...]"),
+            (GPT, _LOGITS, f"{_LOGITS} + self.head_bias[...]"),
             (
                 OPTIMIZER,
                 '        "head": adamw(',

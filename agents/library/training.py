@@ -7,8 +7,8 @@ from agents.library._base import OPTIMIZER, RECIPE, Idea, swaps
 _DECAY = "    decay = jnp.where(progress > 1 - h.warmdown, (1 - progress) / h.warmdown, 1.0)\n"
 _LINEAR = _DECAY.replace("decay =", "linear =", 1)
 _WARMUP = "    warmup = jnp.where(progress < h.warmup, progress / h.warmup, 1.0)\n"
-_LOSS = "        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, tokens_BxT1[:, 1:]))\n"
-_LOSSES = _LOSS.replace("return jnp.mean(", "losses_BxT = ").replace("))\n", ")\n")
+_LOSS = "        return jnp.mean(cross_entropy(raw_BxTxV, tokens_BxT1[:, 1:], lambda raw: cap(raw, h)))\n"
+_LOSSES = _LOSS.replace("return jnp.mean(", "losses_BxT = ").replace(")))\n", "))\n")
 _NESTEROV = "        return mix(gradients, average, momentum), average\n"
 _MOMENTUM = (
     "    return h.momentum_start + (h.momentum_end - h.momentum_start)"
@@ -150,7 +150,7 @@ TRAINING_IDEAS: tuple[Idea, ...] = (
             (
                 RECIPE,
                 _LOSS,
-                _LOSSES + "        log_z_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)\n"
+                _LOSSES + "        log_z_BxT = jax.nn.logsumexp(cap(raw_BxTxV, h), axis=-1)\n"
                 "        return jnp.mean(losses_BxT + 1e-4 * jnp.square(log_z_BxT))\n",
             )
         ),
@@ -164,7 +164,7 @@ TRAINING_IDEAS: tuple[Idea, ...] = (
             (
                 RECIPE,
                 _LOSS,
-                _LOSSES + "        uniform_BxT = -jnp.mean(jax.nn.log_softmax(logits_BxTxV), axis=-1)\n"
+                _LOSSES + "        uniform_BxT = -jnp.mean(jax.nn.log_softmax(cap(raw_BxTxV, h)), axis=-1)\n"
                 "        return jnp.mean(0.99 * losses_BxT + 0.01 * uniform_BxT)\n",
             )
         ),

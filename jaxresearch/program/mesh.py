@@ -20,6 +20,11 @@ _STATE_SHARE = 0.25
 """Share of a device's memory above which a state is sharded rather than copied to every device."""
 
 
+COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {"cuda": {"xla_gpu_enable_triton_gemm": False}}
+"""What XLA is told for every executable of a program, by platform. On a GPU: matrix products by cuBLAS alone. XLA would
+write kernels of its own for each and try out dozens: half as long again to compile, for no speed (docs/performance.md)."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where arrays lie on a mesh with the axes `data` and `fsdp`."""
@@ -45,6 +50,12 @@ class Placement:
             if count % int(np.prod([self.mesh.shape[axis] for axis in axes])) == 0:
                 return NamedSharding(self.mesh, PartitionSpec(axes))
         return self.replicated
+
+    @property
+    def compiler_options(self) -> dict[str, str | bool]:
+        """XLA's, for the mesh's devices."""
+        platform = self.mesh.devices.flat[0].platform
+        return COMPILER_OPTIONS.get("cuda" if platform == "gpu" else platform, {})
 
     @property
     def spans_processes(self) -> bool:

@@ -1,7 +1,8 @@
 """The attention that the laboratory knows: only a mark that holds exactly this may be replaced by a kernel.
 
 It is the attention of `models/kernels.py`, written down again where no candidate can edit it. The two are compared as
-lowered, to the last operation, so an edit of either makes the subject's own run, never another's.
+lowered, to the last operation, so an edit of either makes the subject's own run, never another's. A kernel must give what
+`plain_attention` gives, which is the formula itself.
 """
 
 import functools
@@ -9,8 +10,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-CHUNK = 128
-"""Queries handled together."""
+CHUNK, CHUNKS = 128, 8
+"""Queries handled together at least, and pieces that a row is cut into at most."""
 
 
 @functools.partial(jax.lax.composite, name="jaxresearch.causal_attention")
@@ -31,9 +32,9 @@ def chunked_attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, window):
     G = k_BxTxGxK.shape[2]
     q_BxGxRxTxK = (q_BxTxHxK * K**-0.5).reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4)
     k_BxGxTxK, v_BxGxTxK = k_BxTxGxK.transpose(0, 2, 1, 3), v_BxTxGxK.transpose(0, 2, 1, 3)
-    chunks = []
-    for start in range(0, T, CHUNK):
-        stop = min(start + CHUNK, T)
+    size, chunks = max(CHUNK, -(-T // CHUNKS)), []
+    for start in range(0, T, size):
+        stop = min(start + size, T)
         first = max(0, start - window + 1)
         k_BxGxSxK, v_BxGxSxK = k_BxGxTxK[:, :, first:stop], v_BxGxTxK[:, :, first:stop]
         chunks.append(_attend(q_BxGxRxTxK[:, :, :, start:stop], k_BxGxSxK, v_BxGxSxK, start - first, window))
@@ -60,3 +61,23 @@ def _attend(q_BxGxRxTxK, k_BxGxSxK, v_BxGxSxK, offset, window):
     weights_BxGxRTxS = weights_BxGxRxTxS.reshape(B, G, R * T, S).astype(v_BxGxSxK.dtype)
     y_BxGxRxTxK = jnp.einsum("bgts,bgsk->bgtk", weights_BxGxRTxS, v_BxGxSxK).reshape(B, G, R, T, K)
     return (y_BxGxRxTxK / sum_BxGxRxTx1).astype(v_BxGxSxK.dtype)
+
+
+def plain_attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, window):
+    """What all of this computes, in float32 and without a thought for speed. Memory is that of one head of one row."""
+    B, T, H, K = q_BxTxHxK.shape
+    R = H // k_BxTxGxK.shape[2]
+    distance_TxS = jnp.arange(T)[:, None] - jnp.arange(T)[None, :]
+    visible_TxS = (distance_TxS >= 0) & (distance_TxS < window)
+
+    def head(qkv):
+        q_TxK, k_SxK, v_SxK = qkv
+        scores_TxS = jnp.where(visible_TxS, q_TxK @ k_SxK.T * K**-0.5, -jnp.inf)
+        return jax.nn.softmax(scores_TxS, axis=-1) @ v_SxK
+
+    with jax.default_matmul_precision("highest"):
+        qkv_BHxTxK = [
+            jnp.repeat(x, repeats, axis=2).transpose(0, 2, 1, 3).reshape(B * H, T, K).astype(jnp.float32)
+            for x, repeats in ((q_BxTxHxK, 1), (k_BxTxGxK, R), (v_BxTxGxK, R))
+        ]
+        return jax.lax.map(head, tuple(qkv_BHxTxK)).reshape(B, H, T, K).transpose(0, 2, 1, 3)

@@ -83,7 +83,7 @@ def compile_scorer(program: LoadedProgram, placement: Placement | None = None) -
         in_shardings=(places, rows, rows, copied),
         out_shardings=(copied, copied, copied),  # one figure a token: every process judges all of them
     )
-    compiled = jitted.lower(leaves, tokens, tokens, probe).compile()
+    compiled = jitted.lower(leaves, tokens, tokens, probe).compile(placement.compiler_options)
     plan = compiled.memory_analysis()
     return CompiledScorer(
         run=compiled,

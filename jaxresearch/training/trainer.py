@@ -89,7 +89,8 @@ def compile_program(program: LoadedProgram, placement: Placement | None = None) 
     leaves, copied = program.state, placement.replicated
     places = [placement.leaf(leaf) for leaf in leaves]
     init = jax.jit(lambda seed, values: program.init.call(seed, *values), in_shardings=copied, out_shardings=places)
-    compiled_init = init.lower(seed, [scalar] * count).compile()
+    options = placement.compiler_options
+    compiled_init = init.lower(seed, [scalar] * count).compile(options)
     steps = []
     for (_, batch, length), exported in zip(program.manifest.phases, program.steps, strict=True):
         tokens = jax.ShapeDtypeStruct((batch, length + 1), jnp.int32)
@@ -99,7 +100,7 @@ def compile_program(program: LoadedProgram, placement: Placement | None = None) 
             in_shardings=(places, placement.rows(batch), copied, copied),
             out_shardings=(places, copied),
         )
-        steps.append(step.lower(leaves, tokens, scalar, [scalar] * count).compile())
+        steps.append(step.lower(leaves, tokens, scalar, [scalar] * count).compile(options))
     return CompiledProgram(
         program=program,
         placement=placement,

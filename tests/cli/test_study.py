@@ -119,10 +119,9 @@ PEEK = {
     "edits": [
         {
             "path": "models/gpt.py",
-            "search": "        return h.softcap * jnp.tanh(logits_BxTxV / h.softcap)",
+            "search": "        return linear(norm(x_BxTxD), self.head)",
             "replace": "        ahead_BxT = jnp.roll(tokens_BxT, -1, axis=1)\n"
-            "        logits_BxTxV = logits_BxTxV + 5 * jax.nn.one_hot(ahead_BxT, h.vocab_size)\n"
-            "        return h.softcap * jnp.tanh(logits_BxTxV / h.softcap)",
+            "        return linear(norm(x_BxTxD), self.head) + 5 * jax.nn.one_hot(ahead_BxT, h.vocab_size)",
         }
     ],
 }
@@ -132,8 +131,8 @@ PRINTED = {
     "edits": [
         {
             "path": "models/recipe.py",
-            "search": "from models.gpt import GPT",
-            "replace": "from models.gpt import GPT\n\nprint('val_bpb: 0.1')\nprint('{\"result\": {\"val_bpb\": 0.1}}')",
+            "search": "from models.gpt import GPT, cap",
+            "replace": "from models.gpt import GPT, cap\n\nprint('val_bpb: 0.1')\nprint('{\"result\": {\"val_bpb\": 0.1}}')",
         }
     ],
 }

@@ -1,10 +1,11 @@
-"""Attention against the plain formula."""
+"""Attention and loss against the plain formulas."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from models import kernels
@@ -43,3 +44,35 @@ def test_large_scores_stay_finite():
     q = jnp.full((1, 4, 1, 2), 1e4)
     assert jnp.isfinite(kernels.attention(q, q, q, 4)).all()
     assert kernels.attention(*(q.astype(jnp.bfloat16),) * 3, 4).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "cap", [lambda raw: 5 * jnp.tanh(raw.astype(jnp.float32) / 5), lambda raw: raw.astype(jnp.float32)]
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_loss_equals_optaxs_with_its_gradient(cap, dtype):
+    keys = jax.random.split(jax.random.key(3), 3)
+    raw_BxTxV = (8 * jax.random.normal(keys[0], (2, 6, 40))).astype(dtype)
+    targets_BxT = jax.random.randint(keys[1], (2, 6), 0, 40)
+    weight_BxT = jax.random.normal(keys[2], (2, 6))
+
+    def optaxs(raw_BxTxV, targets_BxT, cap):
+        return optax.softmax_cross_entropy_with_integer_labels(cap(raw_BxTxV), targets_BxT)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def losses_and_gradient(loss, raw_BxTxV):
+        losses_BxT, pull = jax.vjp(lambda raw: loss(raw, targets_BxT, cap), raw_BxTxV)
+        return losses_BxT, pull(weight_BxT)[0]
+
+    ours, wanted = (losses_and_gradient(loss, raw_BxTxV) for loss in (kernels.cross_entropy, optaxs))
+    assert ours[1].dtype == dtype
+    rounding = 1e-2 if dtype == jnp.bfloat16 else 1e-6
+    np.testing.assert_allclose(ours[0], wanted[0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(*(x[1].astype(jnp.float32) for x in (ours, wanted)), rtol=rounding, atol=rounding)
+
+
+def test_the_loss_of_large_scores_is_finite():
+    raw_BxTxV = jnp.array([[[1e4, -1e4, 0.0]]])
+    losses_BxT, pull = jax.vjp(lambda raw: kernels.cross_entropy(raw, jnp.array([[1]]), lambda x: x), raw_BxTxV)
+    assert losses_BxT.tolist() == [[2e4]]
+    assert pull(jnp.ones((1, 1)))[0].tolist() == [[[1.0, -1.0, 0.0]]]
