@@ -131,8 +131,8 @@ PRINTED = {
     "edits": [
         {
             "path": "models/recipe.py",
-            "search": "from models.gpt import GPT, cap",
-            "replace": "from models.gpt import GPT, cap\n\nprint('val_bpb: 0.1')\nprint('{\"result\": {\"val_bpb\": 0.1}}')",
+            "search": "from models.optimizer import optimizer",
+            "replace": "from models.optimizer import optimizer\n\nprint('val_bpb: 0.1')\nprint('{\"result\": {\"val_bpb\": 0.1}}')",
         }
     ],
 }
