@@ -1,6 +1,6 @@
 """The tables of a tournament, in Markdown, from what `jaxresearch compare --json` printed.
 
-    jaxresearch compare --strategy greedy --strategy beam --strategy reflective \\
+    jaxresearch compare --config configs/tournament.yaml --strategy greedy --strategy beam --strategy reflective \\
         --tournament tournaments/example --json > docs/tournament/result.json
     python benchmarks/tournament_table.py docs/tournament/result.json > docs/tournament/README.md
 """
@@ -12,7 +12,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-COMMAND = "jaxresearch compare --strategy greedy --strategy beam --strategy reflective --tournament tournaments/example"
+COMMAND = (
+    "jaxresearch compare --config configs/tournament.yaml --strategy greedy --strategy beam --strategy reflective "
+    "--tournament tournaments/example"
+)
 
 
 def figure(found: dict[str, Any] | None, digits: int = 4, *, sign: bool = False) -> str:
@@ -35,8 +38,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def document(facts: dict[str, Any], command: str) -> str:
-    """The whole page. Every figure in it comes from `facts`."""
+def document(facts: dict[str, Any], command: str, title: str, remark: str) -> str:
+    """The whole page. Every figure in it comes from `facts`. remark: what else a reader should know of the machine."""
     arms = facts["strategies"]
     scores = [
         [
@@ -73,8 +76,9 @@ def document(facts: dict[str, Any], command: str) -> str:
         for each, test in zip(facts["pairwise"], facts["pairwise_test"], strict=True)
     ]
     parts = [
-        "# A tournament",
+        f"# {title}",
         f"`{command}`",
+        remark,
         f"{facts['repeats']} of {facts['planned_repeats']} repeats; each arm in each: {facts['budget']}, replicates "
         f"included; one run: {facts['run_budget']}. Intervals: 95 %, bootstrapped over repeats.",
         table(["arm", "val_bpb, fresh seeds", "against the baseline", "test_bpb", "best so far, mean"], scores),
@@ -104,8 +108,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path)
     parser.add_argument("--command", default=COMMAND)
+    parser.add_argument("--title", default="A tournament")
+    parser.add_argument("--remark", default="", help="what a reader should know of the machine")
     options = parser.parse_args()
-    print(document(json.loads(options.result.read_text("utf-8")), options.command), end="")
+    facts = json.loads(options.result.read_text("utf-8"))
+    print(document(facts, options.command, options.title, options.remark), end="")
 
 
 if __name__ == "__main__":

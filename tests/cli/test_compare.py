@@ -33,7 +33,7 @@ def test_two_copies_of_a_strategy_show_no_difference_and_a_whole_tournament_is_s
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import tournament_table
 
-    page = tournament_table.document(facts, "jaxresearch compare ...")
+    page = tournament_table.document(facts, "jaxresearch compare ...", "A tournament", "On a quiet machine.")
     assert f"**{facts['conclusion']}**" in page
     assert f"{one['best_val_bpb']['mean']:.4f}" in page
     assert page.count("| greedy-2 |") == 2
