@@ -24,6 +24,7 @@ from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import LEFT_STATUS, Follower, join
 from jaxresearch.execution.worker import Worker, WorkerSettings, end_with
 from jaxresearch.program.program import program_folder
+from jaxresearch.training.trainer import TrainingGivenUp
 
 
 def main() -> None:
@@ -59,7 +60,10 @@ def main() -> None:
                 case "keep":
                     _keep(settings.programs, message["program"], message["files"])
                 case "run":
-                    worker.run(RunRequest.model_validate(message["request"]))
+                    try:
+                        worker.run(RunRequest.model_validate(message["request"]))
+                    except TrainingGivenUp:
+                        continue  # process 0 ends once it has sealed the checkpoint, and that ends us: not before
                     say(ran=True)
     say(done=True)
     out.close()
@@ -67,7 +71,10 @@ def main() -> None:
 
 
 def _settings(peers: Follower, scratch: Path, say: Any) -> WorkerSettings:
-    """Process 0's settings, with the folders of this host. Raises `JaxresearchError` where the two do not fit."""
+    """Process 0's settings, with the folders of this host. Raises `JaxresearchError` where the two do not fit.
+
+    `runs` stays process 0's: nothing is written there before both are found to see the same folder.
+    """
     import jax
 
     told = peers.link.receive()
@@ -87,7 +94,7 @@ def _settings(peers: Follower, scratch: Path, say: Any) -> WorkerSettings:
             f"corpus.source: {settings.corpus_config.source!r} is another text here than on process 0.",
             fix="Give every host the same files, and for python-stdlib the same Python.",
         )
-    folders = {"corpus": answer["folder"], "compilation_cache": answer["cache"], "programs": scratch, "runs": scratch}
+    folders = {"corpus": answer["folder"], "compilation_cache": answer["cache"], "programs": scratch}
     return settings.model_copy(update={name: Path(folder) for name, folder in folders.items()})
 
 

@@ -31,6 +31,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunRequest
 from jaxresearch.execution.hosts import Hosts
 from jaxresearch.program.program import program_folder
+from jaxresearch.training.company import Company, Sole
 
 if TYPE_CHECKING:
     from jaxresearch.execution.worker import WorkerSettings
@@ -43,28 +44,23 @@ _GRACE_SECONDS = 5.0
 _CONNECT_SECONDS = 20.0
 
 
-class Peers(Protocol):
-    """What a run shares with the other processes that do it."""
+class Peers(Company, Protocol):
+    """What a run shares with the other processes that do it.
 
-    leads: bool
-    processes: int
+    spoilt: a run ended in an error of the runtime, after which the processes may no longer be in step.
+    """
 
-    def share(self, value: np.ndarray) -> np.ndarray:
-        """Process 0's value, on every process. All must ask, in the same order, with the same shape and dtype."""
-        ...
+    spoilt: bool
 
     def after_error(self) -> None:
         """Called when a run ended in an error of the runtime. Does not return if that was the loss of a peer."""
         ...
 
 
-class Alone:
+class Alone(Sole):
     """One process is the whole job."""
 
-    leads, processes = True, 1
-
-    def share(self, value: np.ndarray) -> np.ndarray:
-        return value
+    spoilt = False
 
     def after_error(self) -> None:
         pass
@@ -145,7 +141,8 @@ def _broadcast(value: np.ndarray) -> np.ndarray:
 
 class _Several:
     def __init__(self, hosts: Hosts) -> None:
-        self.processes, self.leads = hosts.processes, hosts.process_id == 0
+        self.processes, self.process, self.leads = hosts.processes, hosts.process_id, hosts.process_id == 0
+        self.spoilt = False
 
     def share(self, value: np.ndarray) -> np.ndarray:
         """Bits are told, in words of 32: jax would round a number of 64."""
@@ -154,16 +151,18 @@ class _Several:
         told = _broadcast(words).tobytes()[: len(bits)]
         return np.frombuffer(told, value.dtype).reshape(value.shape).copy()
 
+    def agree(self, yes: bool) -> bool:
+        from jax.experimental import multihost_utils
+
+        return bool(np.all(multihost_utils.process_allgather(np.array([yes], np.int32))))
+
 
 class Leader(_Several):
-    """The leader's end. `lost` is told of a peer that went or failed, and ends this process.
-
-    spoilt: a run ended in an error of the runtime, after which the processes may no longer be in step.
-    """
+    """The leader's end. `lost` is told of a peer that went or failed, and ends this process."""
 
     def __init__(self, hosts: Hosts, lost: Callable[[str], None]) -> None:
         super().__init__(hosts)
-        self._lost, self._ending, self.spoilt = lost, False, False
+        self._lost, self._ending = lost, False
         self._told: set[str] = set()
         self._watches: list[threading.Thread] = []
         known = hosts.address

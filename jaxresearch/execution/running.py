@@ -30,6 +30,8 @@ from jaxresearch.training.probing import Probing
 from jaxresearch.training.seal import Owner, checkpoint_folder
 from jaxresearch.training.trainer import CompiledProgram, Trained, TrainingFailedError, train
 
+_NOT_COMMON = "no checkpoints: not all hosts see the study's folder; give them one that they share, under the same path"
+
 
 class RunHost(Protocol):
     """The worker, as a run sees it."""
@@ -42,6 +44,7 @@ class RunHost(Protocol):
 
     def sealed_rows(self) -> np.ndarray: ...
     def facts(self) -> dict: ...
+    def runs_are_common(self) -> bool: ...
     def spoken_to(self) -> bool: ...
     def progress(self, progress: RunProgress, *, force: bool = False) -> None: ...
     def executables(self, program: str) -> tuple[CompiledProgram, CompiledScorer, float]: ...
@@ -52,24 +55,27 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
 
     A run that was cut, and is asked for again, goes on from its last checkpoint.
     Over several processes each runs this, and all must take the same way: what only one knows (a file, a clock, what
-    is random) is shared before anything depends on it. There are no checkpoints then.
+    is random) is shared before anything depends on it. Checkpoints need a folder that all see; without one the run's
+    record says that there are none.
     """
-    checkpoints = _checkpoints(host, request)
-    if checkpoints is None:
+    if host.settings.checkpoint_seconds is None and not request.keep_state:
         return _run(host, request, None)
+    if not host.runs_are_common():
+        return _run(host, request, None).model_copy(update={"checkpoint_note": _NOT_COMMON})
+    checkpoints = _checkpoints(host, request)
+    name = ""
     try:
         outcome = _run(host, request, checkpoints)
-        name = checkpoints.end(outcome.steps if isinstance(outcome, CompletedRun) else None)
+        if not host.peers.spoilt:
+            name = checkpoints.end(outcome.steps if isinstance(outcome, CompletedRun) else None)
     finally:
-        checkpoints.close()
+        if not host.peers.spoilt:  # else one would wait for processes that will not come; this one ends soon
+            checkpoints.close()
     facts = {"resumed": checkpoints.resumed, "checkpoint_note": checkpoints.note}
     return outcome.model_copy(update=facts | ({"checkpoint": name} if name else {}))
 
 
-def _checkpoints(host: RunHost, request: RunRequest) -> Checkpoints | None:
-    every = host.settings.checkpoint_seconds
-    if host.peers.processes > 1 or (every is None and not request.keep_state):
-        return None
+def _checkpoints(host: RunHost, request: RunRequest) -> Checkpoints:
     facts = host.facts()
     owner = Owner(
         program=request.program,
@@ -82,10 +88,11 @@ def _checkpoints(host: RunHost, request: RunRequest) -> Checkpoints | None:
     return Checkpoints(
         checkpoint_folder(host.settings.runs, request.identity),
         owner,
-        every_seconds=every,
+        every_seconds=host.settings.checkpoint_seconds,
         keeps_final=request.keep_state,
-        machine={name: facts[name] for name in ("device", "threads", "devices", "jax")},
+        machine={name: facts[name] for name in ("device", "threads", "devices", "processes", "jax")},
         give_up=host.spoken_to,
+        company=host.peers,
     )
 
 

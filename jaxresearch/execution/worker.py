@@ -187,6 +187,7 @@ class Worker:
         self.device_bytes, self.memory_bytes = map(int, peers.share(there))  # process 0's: all must decide alike
         self.compiled: OrderedDict[str, Any] = OrderedDict()
         self._last_progress = 0.0
+        self._runs_are_common = None if peers.processes > 1 else True
 
     def sealed_rows(self) -> np.ndarray:
         """Rows of the sealed test split. Read only when a confirmation asks, and not kept."""
@@ -209,6 +210,14 @@ class Worker:
             "processes": self.peers.processes,
             "jax": jax.__version__,
         }
+
+    def runs_are_common(self) -> bool:
+        """Whether all processes see process 0's `settings.runs`. All must ask; it is tried out at the first time."""
+        from jaxresearch.execution.common_folder import is_common
+
+        if self._runs_are_common is None:
+            self._runs_are_common = is_common(self.settings.runs, self.peers)
+        return self._runs_are_common
 
     def spoken_to(self) -> bool:
         """Whether the driver has said something, or is gone, while a run is going: then it is to be given up."""

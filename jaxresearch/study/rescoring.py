@@ -19,7 +19,7 @@ from jaxresearch.study.verification import Repeated, compare_scores
 async def rescore_study(study: Study, on_preparation: Callable[[str, float], None]) -> list[Repeated]:
     """Raises `JaxresearchError` that names the first score that comes out differently, or when no state is kept.
 
-    On a like machine (device, threads, devices, jax) the bits must agree, elsewhere to `ROUNDING_BPB`.
+    On a like machine (device, threads, devices, processes, jax) the bits must agree, elsewhere to `ROUNDING_BPB`.
     """
     config, layout = study.config, study.layout
     kept = list(_kept(study))

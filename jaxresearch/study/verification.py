@@ -23,6 +23,7 @@ from jaxresearch.experiment import CompletedRun, RunOutcome
 from jaxresearch.study.shelf import check_states
 from jaxresearch.study.study import Study
 
+_MACHINE = ("device", "threads", "devices", "processes", "jax")
 ROUNDING_BPB = 1e-3
 """How far a run may come out elsewhere: on another device, with other threads, or with another jax."""
 
@@ -135,11 +136,11 @@ def _compare(number: int, run: CompletedRun, again: RunOutcome) -> Repeated:
 def compare_scores(
     where: str, run: CompletedRun, bpb: float, machine: Mapping[str, Any], *, what: str, like: bool = True
 ) -> Repeated:
-    """`run` as recorded against `bpb` found on `machine` (device, threads, devices, jax): the bits, where it is alike.
+    """`run` as recorded against `bpb` found on `machine`, whose `_MACHINE` facts it has: the bits, where they are alike.
 
     Raises `JaxresearchError` when they do not agree.
     """
-    alike = like and all(getattr(run, name) == machine[name] for name in ("device", "threads", "devices", "jax"))
+    alike = like and all(getattr(run, name) == machine[name] for name in _MACHINE)
     if abs(run.val_bpb - bpb) > (0 if alike else ROUNDING_BPB):
         raise JaxresearchError(f"{where}: recorded as {run.val_bpb}, {what} {bpb}.")
     return Repeated(run.seed, run.val_bpb, bpb, exact=alike)

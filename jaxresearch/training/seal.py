@@ -73,7 +73,7 @@ class Position(_Part):
 
 
 class Seal(_Part):
-    """What a checkpoint holds. machine: device, devices, threads and jax that wrote it.
+    """What a checkpoint holds. machine: device, devices, threads, processes and jax that wrote it.
 
     leaves: dtype and shape of each leaf of the state, in order. resumed: where the training had been taken up before.
     files: SHA-256 of each, by path below the folder.

@@ -19,7 +19,7 @@ from jaxresearch.experiment import RunProgress
 from jaxresearch.program.mesh import Placement, one_device
 from jaxresearch.program.program import LoadedProgram
 from jaxresearch.training.checkpoints import Checkpoints, TrainingState
-from jaxresearch.training.hosts import IN_FLIGHT, BatchSource, draw, make_clock
+from jaxresearch.training.hosts import IN_FLIGHT, BatchSource, Wish, draw, make_clock
 from jaxresearch.training.meter import BudgetTooSmallError, Meter
 from jaxresearch.training.probing import Probing
 
@@ -195,6 +195,7 @@ def train(
         while in_flight:
             last = _settle(in_flight.popleft(), curve, failed)
         jax.block_until_ready(leaves)
+        shared_clock.agree()
         if checkpoints is None:
             return last
         state = TrainingState(
@@ -211,6 +212,7 @@ def train(
         )
         with meter.paused():
             checkpoints.save(state)
+            shared_clock.agree()
         return last
 
     shared_clock.agree()
@@ -245,9 +247,11 @@ def train(
             where = f"at {meter.progress:.0%} of its budget, step {meter.steps}"
             raise failed(f"training was cut after {wall_cap_seconds:.0f} s, {where}", meter.steps, timeout=True)
         on_progress(RunProgress("train", meter.progress, loss if math.isfinite(loss) else None, meter.steps))
-        if checkpoints is not None and (checkpoints.given_up or checkpoints.due(meter.seconds)):
-            loss = checkpoint()
-            if checkpoints.given_up:
+        if checkpoints is not None:
+            wish = shared_clock.hear(checkpoints.wish(meter.seconds))
+            if wish is not Wish.NOTHING:
+                loss = checkpoint()
+            if wish is Wish.LEAVE:
                 raise TrainingGivenUp(f"training was given up at step {meter.steps}")
     while in_flight:
         loss = _settle(in_flight.popleft(), curve, failed)

@@ -159,7 +159,7 @@ def test_another_score_is_refused_and_a_little_rounding_elsewhere_is_not(finishe
     study = Study.open(finished)
     run = study.history.baseline.experiment.checkpointed
     study.close()
-    here = {name: getattr(run, name) for name in ("device", "threads", "devices", "jax")}
+    here = {name: getattr(run, name) for name in ("device", "threads", "devices", "processes", "jax")}
     elsewhere = {**here, "threads": run.threads + 1}
     near = run.val_bpb + 1e-7
     assert compare_scores("here", run, run.val_bpb, here, what="scored again").exact

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from jaxresearch.execution.process import worker_environment
 from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
 from jaxresearch.study.events import RunFinished
 from jaxresearch.study.ledger import Ledger
+from jaxresearch.training.seal import checkpoint_folder, find_named, read_seal, sealed
+from tests.execution.test_resuming import write_every
 from tests.laboratory import BASELINE, ROOT, Laboratory
 
 SLURM = {"SLURM_JOB_ID": "4711", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
@@ -147,8 +150,8 @@ class Pair:
     follower: subprocess.Popen
 
 
-@pytest.fixture(scope="module")
-def pair(make_laboratory: Callable[..., Laboratory], cache_root: Path, config_file: Path) -> Iterator[Pair]:
+@contextmanager
+def joined(make_laboratory: Callable[..., Laboratory], cache_root: Path, config_file: Path) -> Iterator[Pair]:
     port, corpus = free_port(), yaml.safe_load(config_file.read_text())["corpus"]
     follower = start_command(cache_root, "train", *flags(port, 1))
     with placed(Hosts(coordinator=f"127.0.0.1:{port}", processes=2, process_id=0, join_seconds=60)):
@@ -157,6 +160,12 @@ def pair(make_laboratory: Callable[..., Laboratory], cache_root: Path, config_fi
     laboratory.close()
     assert follower.wait(30) == 0, follower.communicate()
     assert "process 0 is done" in follower.communicate()[1]
+
+
+@pytest.fixture(scope="module")
+def pair(make_laboratory: Callable[..., Laboratory], cache_root: Path, config_file: Path) -> Iterator[Pair]:
+    with joined(make_laboratory, cache_root, config_file) as pair:
+        yield pair
 
 
 def test_two_processes_agree_with_one_in_training_evaluation_and_audits(pair, laboratory, baseline):
@@ -204,6 +213,46 @@ def test_a_killed_peer_is_infrastructure_and_its_successor_goes_on(pair):
     assert isinstance(lost, FailedRun)
     assert (lost.verdict, lost.reason) == (Verdict.INFRASTRUCTURE, "process 1 was lost")
     assert pair.laboratory.run(traced, seed=7).val_bpb == expected.val_bpb
+
+
+# Checkpoints of two processes
+
+
+@pytest.fixture(scope="module")
+def writing(make_laboratory: Callable[..., Laboratory], cache_root: Path, config_file: Path) -> Iterator[Pair]:
+    """They hold the state together, and write a checkpoint after every 50 ms of training."""
+    with joined(make_laboratory, cache_root, config_file) as pair:
+        write_every(pair.laboratory, 0.05, fsdp=2)
+        yield pair
+
+
+def test_a_run_whose_processes_are_all_killed_goes_on_to_the_very_same_score(writing):
+    """As a machine does that goes away. The state is sharded: each process has written what the other does not hold."""
+    laboratory = writing.laboratory
+    traced = laboratory.traced(BASELINE)
+    whole = laboratory.run(traced, budget="300steps")
+    assert isinstance(whole, CompletedRun), whole
+    assert (whole.processes, whole.resumed, whole.checkpoint_note) == (2, (), "")
+    request = laboratory.request(traced, budget="300steps", keep_state=True)
+    folder, killed = checkpoint_folder(laboratory.executor._settings.runs, request.identity), []
+
+    def kill(_) -> None:
+        if not killed and (there := sealed(folder)):
+            killed.append(there)
+            for worker in (worker_of(writing.follower), laboratory.executor._worker._process.pid):
+                os.kill(worker, signal.SIGKILL)
+
+    cut = laboratory.runner.run(asyncio.wait_for(laboratory.executor.run(request, kill), 400))
+    assert isinstance(cut, CompletedRun), cut
+    assert killed
+    assert [each.alike for each in cut.resumed] == [True]
+    assert 0 < cut.resumed[0].steps < 300
+    assert (cut.val_bpb.hex(), cut.loss, cut.curve) == (whole.val_bpb.hex(), whole.loss, whole.curve)
+    assert (cut.tokens, cut.flops, cut.checkpoint_note) == (whole.tokens, whole.flops, "")
+    state = find_named(folder, cut.checkpoint)
+    assert state is not None
+    files = read_seal(state, name=cut.checkpoint).files
+    assert {name.split("/")[0] for name in files} > {"ocdbt.process_0", "ocdbt.process_1"}
 
 
 # Through the command line

@@ -21,16 +21,16 @@ STEPS = "400steps"
 def writing(make_laboratory: Callable[..., Laboratory]) -> Iterator[Laboratory]:
     """A laboratory that writes a checkpoint after every 20 ms of training."""
     laboratory = make_laboratory()
-    _write_every(laboratory, 0.02)
+    write_every(laboratory, 0.02)
     yield laboratory
     laboratory.close()
 
 
-def _write_every(laboratory: Laboratory, seconds: float) -> None:
+def write_every(laboratory: Laboratory, seconds: float, **others: object) -> None:
     """For the executor, which looks for checkpoints, and for the workers to come, which write them."""
-    executor = laboratory.executor
-    executor._settings = executor._settings.model_copy(update={"checkpoint_seconds": seconds})
-    executor._house._settings = executor._house._settings.model_copy(update={"checkpoint_seconds": seconds})
+    executor, changes = laboratory.executor, {"checkpoint_seconds": seconds, **others}
+    executor._settings = executor._settings.model_copy(update=changes)
+    executor._house._settings = executor._house._settings.model_copy(update=changes)
 
 
 def killing(laboratory: Laboratory, request, times: int) -> Callable:
@@ -86,7 +86,7 @@ def test_a_training_that_is_given_up_writes_its_checkpoint_and_goes_on_from_ther
     """SIGTERM, or a second Ctrl-C: the run is cancelled long before a checkpoint would have been due."""
     laboratory = make_laboratory()
     executor = laboratory.executor
-    _write_every(laboratory, 3600.0)
+    write_every(laboratory, 3600.0)
     executor._parting_seconds = 20.0
     traced = laboratory.traced(BASELINE)
     request = laboratory.request(traced, budget="3000steps")

@@ -8,7 +8,7 @@ import pytest
 
 from jaxresearch.data.batches import Batches
 from jaxresearch.program.mesh import make_placement
-from jaxresearch.training.hosts import IN_FLIGHT, ToldClock, draw, make_clock
+from jaxresearch.training.hosts import IN_FLIGHT, ToldClock, Wish, draw, make_clock
 from tests.training.test_meter import Clock
 
 
@@ -16,14 +16,14 @@ class Wire:
     """What process 0 tells, in order; another process hears the same, whatever its own clock says."""
 
     def __init__(self) -> None:
-        self.told: list[np.float32] = []
+        self.told: list[np.ndarray] = []
         self.heard = 0
 
-    def tell(self, value: float) -> np.float32:
-        self.told.append(np.float32(value))
+    def tell(self, seconds: float, wish: Wish) -> np.ndarray:
+        self.told.append(np.array([seconds, wish], np.float32))
         return self.told[-1]
 
-    def hear(self, _: float) -> np.float32:
+    def hear(self, _: float, __: Wish) -> np.ndarray:
         self.heard += 1
         return self.told[self.heard - 1]
 
@@ -56,16 +56,38 @@ def test_nothing_younger_than_the_steps_in_flight_is_read():
         def __init__(self, number: int) -> None:
             self.number = number
 
-        def __float__(self) -> float:
+        def __array__(self, dtype=None, copy=None) -> np.ndarray:
             read.append(self.number)
-            return float(self.number)
+            return np.array([self.number, Wish.NOTHING], np.float32)
 
     numbers = iter(range(100))
-    clock = ToldClock(lambda _: Value(next(numbers)), Clock())
+    clock = ToldClock(lambda *_: Value(next(numbers)), Clock())
     for ticks in range(1, 8):
         clock.tick()
         assert all(number <= ticks - 1 - IN_FLIGHT for number in read)
     assert read
+
+
+def test_what_process_0_wishes_is_done_by_all_after_one_and_the_same_step():
+    """Another process's own wish is nobody's; what was wished before all agreed is done."""
+    wire, clock = Wire(), Clock()
+    first, second = ToldClock(wire.tell, clock), ToldClock(wire.hear, clock)
+    heard = []
+    for step in range(10):
+        first.tick()
+        second.tick()
+        heard.append((first.hear(Wish.SAVE if step >= 3 else Wish.NOTHING), second.hear(Wish.LEAVE)))
+        assert heard[-1][0] is heard[-1][1]
+        if heard[-1][0] is Wish.SAVE:
+            break
+    assert len(heard) == 3 + IN_FLIGHT + 2
+    for each in (first, second):
+        each.agree()
+        assert each.hear(Wish.NOTHING) is Wish.NOTHING
+    for _ in range(IN_FLIGHT + 1):
+        first.tick()
+        second.tick()
+    assert second.hear(Wish.NOTHING) is Wish.NOTHING
 
 
 def test_agreeing_takes_the_clock_as_it_is_now():
