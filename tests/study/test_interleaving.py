@@ -276,7 +276,7 @@ def test_a_study_killed_at_any_run_that_is_made_again_ends_as_it_would_have(
         raise Killed
 
     monkeypatch.setattr(Ledger, "append", append)
-    bench, study = Bench(tmp_path / "study", whole.config), None
+    bench, study = Bench(tmp_path / "study", config(len(LONG), budget="300s")), None
     while study is None:
         with contextlib.suppress(Killed):
             study = bench.run(LONG, executor=executor, strategy=Silent(LONG))
