@@ -75,6 +75,13 @@ class AcceptanceConfig(_Part):
         le=4,
         description="a simpler candidate may lose this much, in deviations between the baseline's seeds; 0: never",
     )
+    interleave: int = Field(
+        default=4,
+        ge=0,
+        le=64,
+        description="under a budget in seconds: runs apart that a contender's first pair may be, before the incumbent "
+        "runs again; further pairs are adjacent. 0: it never runs again",
+    )
 
 
 class ConstraintsConfig(_Part):

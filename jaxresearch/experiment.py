@@ -160,8 +160,12 @@ class Experiment(BaseModel):
 
     @property
     def scores(self) -> dict[int, float]:
-        """val_bpb by seed."""
-        return {run.seed: run.val_bpb for run in self.runs if isinstance(run, CompletedRun)}
+        """val_bpb by seed: of its first run, where it ran again (under a budget in seconds; see study/pairing.py)."""
+        scores: dict[int, float] = {}
+        for run in self.runs:
+            if isinstance(run, CompletedRun):
+                scores.setdefault(run.seed, run.val_bpb)
+        return scores
 
     @property
     def val_bpb(self) -> float | None:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import TracedCandidate, TraceFailure
-from jaxresearch.experiment import CompletedRun, Experiment, Verdict
+from jaxresearch.experiment import CompletedRun, Verdict
 from jaxresearch.report.record import (
     AuditTotal,
     CommandRecord,
@@ -34,6 +34,7 @@ from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.history import Entry, History, fold
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.ledger import Ledger
+from jaxresearch.study.pairing import contest_scores
 from jaxresearch.study.summary import expected_false_keeps, repairs
 from jaxresearch.study.workspace import Workspace
 
@@ -141,7 +142,8 @@ def study_record(
 ) -> StudyRecord:
     """The record of `history`, with `entries` of it as experiments."""
     created, config, costs, noise = history.created, history.config, history.costs, history.noise
-    gain = _paired(history.incumbent.experiment, history.baseline.experiment)
+    best, baseline = history.incumbent.experiment, history.baseline.experiment
+    gain = _paired(best.scores, baseline.scores) if best.number != baseline.number else None
     stopped, saved = history.stopped, cuts(history)
     return StudyRecord(
         study=study,
@@ -201,8 +203,8 @@ def experiment_record(
     """One experiment of `history`."""
     experiment, proposal, decision = entry.experiment, entry.experiment.proposal, entry.decision
     trace, spending = entry.trace, timeline.spending(entry.number)
-    rival = history.entries[decision.incumbent].experiment if decision and decision.incumbent is not None else None
-    paired = _paired(experiment, rival) if rival is not None else None
+    rival = history.entries[decision.incumbent] if decision and decision.incumbent is not None else None
+    paired = _paired(*contest_scores(history, entry, rival)) if rival is not None and rival is not entry else None
     return ExperimentRecord.model_validate(
         {
             **({} if proposal is None else proposal.model_dump(include=set(_PROPOSED))),
@@ -246,11 +248,10 @@ def experiment_record(
     )
 
 
-def _paired(experiment: Experiment, rival: Experiment) -> tuple[float, float | None, float | None] | None:
+def _paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float, float | None, float | None] | None:
     """Mean of the differences on the seeds that both ran, and its 95 % interval by Student's t."""
-    ours, theirs = experiment.scores, rival.scores
     differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    if not differences or experiment.number == rival.number or not all(map(math.isfinite, differences)):
+    if not differences or not all(map(math.isfinite, differences)):
         return None
     mean = statistics.fmean(differences)
     if len(differences) == 1:

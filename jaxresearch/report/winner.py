@@ -114,7 +114,8 @@ def _score(experiment: ExperimentRecord) -> str:
     if experiment.val_bpb is None:
         return "no score"
     spread = f" ± {experiment.sem:.4f}" if experiment.sem is not None else ""
-    return f"{experiment.val_bpb:.4f}{spread} over {len(experiment.runs)} seed{'s' if len(experiment.runs) > 1 else ''}"
+    seeds = len({run.seed for run in experiment.runs})
+    return f"{experiment.val_bpb:.4f}{spread} over {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def _effect(experiment: ExperimentRecord) -> str:

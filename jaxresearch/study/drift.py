@@ -51,7 +51,9 @@ def drift_warning(history: History) -> str | None:
         return None
     spread = f"equal programs ran at {found.slowest:.0%} to {found.fastest:.0%} of their usual speed"
     if Budget.parse(history.config.budget).unit == "seconds":
+        held = "; verdicts rest on runs made close together" if history.config.acceptance.interleave else ""
         return (
-            f"{spread}: under a budget in seconds scores of different hours do not compare; use steps, tokens or FLOPs"
+            f"{spread}: under a budget in seconds scores of different hours do not compare{held}; "
+            "use steps, tokens or FLOPs"
         )
     return f"{spread}: times and costs are unsure, scores are not, as the budget is not time"

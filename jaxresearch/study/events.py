@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.execution.base import TracedCandidate, TraceFailure
@@ -56,6 +56,16 @@ class StudyCreated(_Event):
     jax: str
     python: str
     origin: Origin | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before_interleaving(cls, facts: Any) -> Any:
+        """A study whose settings do not know `acceptance.interleave` was begun without it, and goes on so."""
+        match facts:
+            case {"config": {"acceptance": {**acceptance}} as config} if "interleave" not in acceptance:
+                return {**facts, "config": {**config, "acceptance": {**acceptance, "interleave": 0}}}
+            case _:
+                return facts
 
 
 class SessionStarted(_Event):

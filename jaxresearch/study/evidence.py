@@ -8,6 +8,7 @@ from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.statistics.noise import NoiseFloor, pair_noise
 from jaxresearch.study.events import TraceOutcome
 from jaxresearch.study.history import Entry, History
+from jaxresearch.study.pairing import pairs_of, reach
 from jaxresearch.study.trial import Trial
 
 Kind = Hashable
@@ -22,6 +23,39 @@ def _kind_of_trace(trace: TraceOutcome | None) -> Kind:
     return (trace.parameters, trace.phases) if isinstance(trace, TracedCandidate) else None
 
 
+Scores = Mapping[Hashable, float]
+"""val_bpb by block: what moves the scores in it together."""
+
+
+def blocks(history: History, contender: Entry | None = None, incumbent: Entry | None = None) -> list[Scores]:
+    """Element i: the scores of experiment i by block, which is their seed.
+
+    Under a budget in seconds it is a seed at one time: the runs that are paired with one run of an incumbent. Each
+    experiment is paired with the incumbent that it was judged against, `contender` with the one given.
+    """
+    if not reach(history):
+        return [entry.experiment.scores for entry in history.entries]
+    found: list[dict[Hashable, float]] = [{} for _ in history.entries]
+    block_of: dict[int, int] = {}  # by the place of a run
+    for entry in history.contenders:
+        asked = contender is not None and entry.number == contender.number
+        rival = incumbent if asked else _judge_of(history, entry)
+        if rival is None:
+            continue
+        for seed, pair in pairs_of(history, entry, rival).items():
+            block = block_of.get(pair.their_place, pair.their_place)
+            block_of[pair.our_place] = block
+            found[entry.number][seed, block] = pair.ours_bpb
+            found[rival.number][seed, block] = pair.theirs_bpb
+    return list(found)
+
+
+def _judge_of(history: History, entry: Entry) -> Entry | None:
+    if entry.decision is None:
+        return history.incumbent
+    return None if entry.decision.incumbent is None else history.entries[entry.decision.incumbent]
+
+
 def contest_noise(history: History, contender: Entry, incumbent: Entry) -> NoiseFloor | None:
     """Standard deviation of a paired difference between these two, pooled over the study's pairs of their sort.
 
@@ -30,20 +64,22 @@ def contest_noise(history: History, contender: Entry, incumbent: Entry) -> Noise
     two for theirs, else the one with the most scores), and all share the seed effects. Where seeds have no common
     effect across kinds, the estimate says so: it is then as large as between unpaired runs.
     """
+    scores = blocks(history, contender, incumbent)
     believed = [entry for entry in history.entries if entry.believed]
-    scored = [entry for entry in believed if len(entry.experiment.scores) >= 2 or entry is contender]
+    scored = [entry for entry in believed if len(scores[entry.number]) >= 2 or entry is contender]
     if kind_of(contender) == kind_of(incumbent):
-        return pair_noise([_blocked(entry) for entry in scored])
+        return pair_noise([_of_kind(entry, scores) for entry in scored])
     chosen: dict[Kind, Entry] = {}
-    for entry in sorted(scored, key=lambda entry: len(entry.experiment.scores)):
+    for entry in sorted(scored, key=lambda entry: len(scores[entry.number])):
         chosen[kind_of(entry)] = entry
     chosen |= {kind_of(incumbent): incumbent, kind_of(contender): contender}
-    return pair_noise([entry.experiment.scores for entry in chosen.values()])
+    return pair_noise([scores[entry.number] for entry in chosen.values()])
 
 
 def study_pair_noise(history: History) -> NoiseFloor | None:
     """Standard deviation of a paired difference between experiments of one kind, for people to see."""
-    return pair_noise(_blocked(entry) for entry in history.entries if entry.believed)
+    scores = blocks(history)
+    return pair_noise(_of_kind(entry, scores) for entry in history.entries if entry.believed)
 
 
 def trial_noise(history: History, trial: Trial, winner: str, arm: str) -> NoiseFloor | None:
@@ -55,7 +91,8 @@ def trial_noise(history: History, trial: Trial, winner: str, arm: str) -> NoiseF
     if kinds[winner] != kinds[arm]:
         return pair_noise([trial.scores(winner), trial.scores(arm)])
     rows = [{(kinds[name], seed): score for seed, score in trial.scores(name).items()} for name in kinds]
-    return pair_noise([*rows, *(_blocked(entry) for entry in history.entries)])
+    scores = blocks(history)
+    return pair_noise([*rows, *(_of_kind(entry, scores) for entry in history.entries)])
 
 
 def tested(entries: Iterable[Entry]) -> int:
@@ -63,6 +100,6 @@ def tested(entries: Iterable[Entry]) -> int:
     return sum(entry.decision is not None and entry.decision.difference is not None for entry in entries)
 
 
-def _blocked(entry: Entry) -> Mapping[Hashable, float]:
+def _of_kind(entry: Entry, scores: list[Scores]) -> Scores:
     kind = kind_of(entry)
-    return {(kind, seed): score for seed, score in entry.experiment.scores.items()}
+    return {(kind, block): score for block, score in scores[entry.number].items()}

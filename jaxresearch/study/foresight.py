@@ -7,7 +7,7 @@ A supposed history is walked, experiment by experiment, with the very rules that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxresearch.execution.base import RunRequest, TracedCandidate, TraceFailure
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
@@ -157,11 +157,12 @@ class Foresight:
             match contender_step(supposed, entry, self._acceptance):
                 case TraceCandidate():
                     event = self._traced(supposed, entry, known, found)
-                case RunCandidate(number=runner, seed=seed):
-                    if may_run:
-                        event = self._ran(supposed, entry, supposed.entries[runner], seed, known, found)
-                    else:
-                        found.unclear.add(number)
+                case RunCandidate(number=runner, seed=seed) if may_run:
+                    event = self._ran(supposed, entry, supposed.entries[runner], seed, known, found)
+                    if event is None:  # it takes its place before those of later experiments, whatever comes of it
+                        return replace(supposed, trained=supposed.trained + 1)
+                case RunCandidate():
+                    found.unclear.add(number)
                 case Isolate(event=quarantined):
                     event = quarantined
                 case Decide(decision=decision):

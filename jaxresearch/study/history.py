@@ -56,6 +56,7 @@ class Entry:
     runs for any seed; empty without a program. running: the run that this session has handed out.
     faults: infrastructure failures of its present step, in a row and in this session. size: of its sources.
     quarantine: why it must hold on fresh seeds before it may be kept. llm: the model that was asked for it, if any.
+    places: of each of its runs, how many the study had trained before it; of a shared run, the place of the original.
     """
 
     experiment: Experiment
@@ -70,6 +71,7 @@ class Entry:
     size: CodeSize | None = None
     quarantine: Quarantined | None = None
     llm: str = ""
+    places: tuple[int, ...] = ()
 
     @property
     def number(self) -> int:
@@ -116,7 +118,8 @@ class History:
     openings: of the sealed test, by `confirm`. trials: ablations and transfers. Their runs and time are not the study's.
     approvals: a person's answers, by fingerprint of the sources. round_began, anchor: seq and hash of the event that
     opened the last round. incidents: all of them; those from `incidents_mark` on count towards the limit.
-    caps: where a session set others than the settings.
+    caps: where a session set others than the settings. trained: runs of the search that were trained to an outcome; what
+    the infrastructure lost is none.
     """
 
     created: StudyCreated
@@ -146,6 +149,7 @@ class History:
     incidents_mark: int = 0
     caps: SessionStarted | None = None
     trials: tuple[Trial, ...] = ()
+    trained: int = 0
 
     @property
     def config(self) -> StudyConfig:
@@ -384,8 +388,18 @@ class History:
             moved = replace(moved, costs=moved.costs.with_run(outcome))
         if isinstance(outcome, FailedRun) and outcome.verdict is Verdict.INFRASTRUCTURE:
             return moved._with_fault(event.number, outcome.reason)
-        runs = (*self.entries[event.number].experiment.runs, outcome)
-        return moved._changed(event.number, faults=())._published(event.number, runs=runs)
+        entry = self.entries[event.number]
+        place, runs = self._place_of(event), (*entry.experiment.runs, outcome)
+        moved = replace(moved, trained=self.trained + (event.shared_from is None))
+        moved = moved._changed(event.number, faults=(), places=(*entry.places, place))
+        return moved._published(event.number, runs=runs)
+
+    def _place_of(self, event: RunFinished) -> int:
+        if event.shared_from is None:
+            return self.trained
+        original = self.entries[event.shared_from]
+        placed = zip(original.experiment.runs, original.places, strict=True)
+        return next((place for run, place in placed if run.identity == event.outcome.identity), self.trained)
 
     def _with_discarded(self, event: RunDiscarded) -> History:
         seconds = self.costs.discarded_seconds + event.accelerator_seconds

@@ -26,8 +26,13 @@ def round_seed(config: StudyConfig, round_number: int) -> int:
     return int(np.random.SeedSequence([config.seed, round_number]).generate_state(1)[0])
 
 
-def identity_of(trace: TracedCandidate, created: StudyCreated, seed: int, split: RunSplit = "validation") -> str:
-    """The identity of the run of `trace` with `seed` in the study that `created` began."""
+def identity_of(
+    trace: TracedCandidate, created: StudyCreated, seed: int, split: RunSplit = "validation", own: str = ""
+) -> str:
+    """The identity of the run of `trace` with `seed` in the study that `created` began.
+
+    own: what else makes it a run of its own; see `pairing.search_identity`.
+    """
     return run_identity(
         program=trace.program,
         traced=trace.traced,
@@ -35,7 +40,7 @@ def identity_of(trace: TracedCandidate, created: StudyCreated, seed: int, split:
         budget=created.config.budget,
         corpus=created.corpus,
         tokenizer=created.tokenizer,
-        evaluation=created.config.evaluation_text,
+        evaluation=created.config.evaluation_text + own,
         seed=seed,
         split=split,
     )

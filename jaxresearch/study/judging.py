@@ -20,6 +20,7 @@ from jaxresearch.study.events import Decided, Quarantined
 from jaxresearch.study.evidence import contest_noise
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import run_seeds
+from jaxresearch.study.pairing import contest_scores, too_wide, whose_turn
 from jaxresearch.study.simplicity import non_inferiority, simpler_by
 
 
@@ -55,17 +56,16 @@ def judge(history: History, entry: Entry, acceptance: Acceptance) -> Judgement:
 
 def _contest(rule: Acceptance | NonInferiority, history: History, entry: Entry, other: Entry) -> RunOf | Keep | Discard:
     """What `rule` says of `entry` against `other`, or whose run it needs before it can say."""
-    answer = rule.decide(
-        entry.experiment.scores,
-        other.experiment.scores,
-        contest_noise(history, entry, other),
-        unusable_seeds(other),
-    )
+    ours, theirs = contest_scores(history, entry, other)
+    answer = rule.decide(ours, theirs, contest_noise(history, entry, other), unusable_seeds(other))
     match answer:
         case RunSeed(seed=seed):
-            return RunOf(entry.number, seed)
+            return RunOf(whose_turn(history, entry, other, seed).number, seed)
         case RunIncumbent(seed=seed):
             return RunOf(other.number, seed)
+        case Keep() if (lacking := too_wide(history, entry, other)) is not None:
+            runner, seed = lacking
+            return RunOf(runner.number, seed)
         case _:
             return answer
 

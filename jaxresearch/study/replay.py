@@ -47,8 +47,9 @@ from jaxresearch.study.events import (
     TrialTraced,
 )
 from jaxresearch.study.history import History, fold
-from jaxresearch.study.identity import candidate_fingerprint, identity_of, round_seed, text_fingerprint
+from jaxresearch.study.identity import candidate_fingerprint, round_seed, text_fingerprint
 from jaxresearch.study.ledger import StoredEvent
+from jaxresearch.study.pairing import search_identity
 from jaxresearch.study.reporter import NullReporter, Reporter
 from jaxresearch.study.size import CodeSize, code_size
 from jaxresearch.study.steps import AskStrategy, Decide, Finish, Isolate, RunCandidate, Step, TraceCandidate, next_step
@@ -200,9 +201,8 @@ class _Replayer:
         step = self._step()
         if not isinstance(step, RunCandidate):
             return _described(step)
-        trace = self.history.entries[step.number].trace
-        assert isinstance(trace, TracedCandidate)
-        return step.number, step.seed, identity_of(trace, self.history.created, step.seed)
+        entry = self.history.entries[step.number]
+        return step.number, step.seed, search_identity(self.history, entry, step.seed)
 
     async def _stopped(self, stored: StoredEvent, event: Stopped) -> None:
         if not event.finished:

@@ -12,6 +12,7 @@ from jaxresearch.files import DiskFullError, is_full
 from jaxresearch.statistics.early import CHECKPOINTS, limits
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import identity_of
+from jaxresearch.study.pairing import search_identity
 
 MIN_WALL_CAP_SECONDS = 60.0
 """A run's wall cap is never below this."""
@@ -25,16 +26,20 @@ def request_of(
     entry: Entry,
     seed: int,
     *,
+    identity: str | None = None,
     reference: str | None = None,
     split: RunSplit = "validation",
     keep_state: bool = False,
     search: bool = False,
 ) -> RunRequest:
-    """The run of `entry` with `seed`, as this study does its runs. search: it is one of the experiment's own."""
+    """The run of `entry` with `seed`, as this study does its runs. search: it is one of the experiment's own.
+
+    identity: where it is another than that of any such run.
+    """
     trace = entry.trace
     assert isinstance(trace, TracedCandidate), "only traced candidates run"
     return RunRequest(
-        identity=identity_of(trace, history.created, seed, split),
+        identity=identity or identity_of(trace, history.created, seed, split),
         program=trace.program,
         traced=trace.traced,
         seed=seed,
@@ -52,10 +57,15 @@ def request_of(
 
 
 def search_request(history: History, entry: Entry, seed: int, *, keep_state: bool) -> RunRequest:
-    """The request with which the search runs `entry` with `seed`: audited against the incumbent's run with that seed."""
+    """The request with which the search runs `entry` with `seed`: audited against the incumbent's run with that seed.
+
+    Against its last one, where it ran again.
+    """
     runs = history.incumbent.experiment.runs if entry.number != 0 else ()
-    reference = next((run.identity for run in runs if run.seed == seed), None)
-    return request_of(history, entry, seed, reference=reference, keep_state=keep_state, search=True)
+    scored = [run for run in runs if isinstance(run, CompletedRun)]
+    reference = next((run.identity for run in reversed(scored) if run.seed == seed), None)
+    identity = search_identity(history, entry, seed)
+    return request_of(history, entry, seed, identity=identity, reference=reference, keep_state=keep_state, search=True)
 
 
 def cut_limits(history: History, entry: Entry, seed: int) -> tuple[tuple[float, float], ...]:
@@ -66,8 +76,8 @@ def cut_limits(history: History, entry: Entry, seed: int) -> tuple[tuple[float, 
     if not _may_cut(history) or entry.number == history.incumbent_number or entry.experiment.scores:
         return ()
     runs = [run for run in history.incumbent.experiment.runs if isinstance(run, CompletedRun) and run.probes]
-    reference = next((run.probes for run in runs if run.seed == seed), ())
-    return limits(reference, [run.probes for run in runs])
+    probes = {run.seed: run.probes for run in runs}  # the last, where it ran again with a seed
+    return limits(probes.get(seed, ()), list(probes.values()))
 
 
 def _may_cut(history: History) -> bool:

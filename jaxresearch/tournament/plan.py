@@ -62,12 +62,17 @@ def control_of(arms: Sequence[Arm]) -> str | None:
     return None
 
 
-def study_config(config: TournamentConfig, arm: Arm, repeat: int) -> StudyConfig:
-    """The study of `arm` in `repeat`. Arms of one repeat share run seeds, so that baselines and pairs are shared."""
+def study_config(config: TournamentConfig, arm: Arm, repeat: int, arms: int = 1) -> StudyConfig:
+    """The study of `arm` in `repeat`. Arms of one repeat share run seeds, so that baselines and pairs are shared.
+
+    arms: how many take turns. Between two runs of one lie those of all, so that fewer of its own may.
+    """
     study = config.study
     bound = config.tournament.accelerator_seconds is not None or config.tournament.flops is not None
     own = study.strategy.options if study.strategy.name == arm.strategy else {}
+    interleave = study.acceptance.interleave
     changes = {
+        "acceptance": {**study.acceptance.model_dump(), "interleave": interleave and max(1, interleave // arms)},
         "seed": repeat_seed(config, repeat),
         "strategy": {"name": arm.strategy, **own},
         "llm": {**study.llm.model_dump(), "model": arm.llm},

@@ -174,7 +174,7 @@ class Tournament:
         if study is None:
             study = Study.create(
                 folder,
-                study_config(self.config, arm, repeat),
+                study_config(self.config, arm, repeat, len(self.arms)),
                 fixed.subject,
                 corpus=fixed.corpus,
                 tokenizer=fixed.tokenizer,

@@ -129,6 +129,18 @@ def test_the_ledger_is_that_of_one_experiment_after_the_other(tmp_path: Path, wo
     assert check_replay(study, script) == len(script) + 1
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_an_incumbent_that_runs_again_under_a_budget_in_seconds_is_foreseen(tmp_path: Path, seed: int):
+    script = [*(gain(-0.1 - at / 100) for at in range(6)), gain(0.1), gain(-0.5)]
+    alone = made(tmp_path, "alone", script, OneWorker(), slots=8, budget="300s")
+    repeated = [run.seed for run in alone.history.baseline.experiment.runs].count(0)
+    assert repeated > 1
+    executor = ManyWorkers(9, seed)
+    study = made(tmp_path, "study", script, executor, slots=8, budget="300s")
+    assert told(study) == told(alone)
+    assert executor.most_runs > 1, "nothing was done at once"
+
+
 def test_the_seeds_of_the_baseline_run_at_once(tmp_path: Path):
     executor = ManyWorkers(3)
     made(tmp_path, "study", [], executor)
