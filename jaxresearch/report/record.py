@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from jaxresearch.experiment import Verdict
-from jaxresearch.text import clean
+from jaxresearch.text import Translation, clean
 
 SCHEMA = "jaxresearch.study/1"
 """Named in every record. The number grows when a key changes its meaning or goes; new keys do not change it."""
@@ -24,14 +24,15 @@ def revealed(text: str) -> str:
     >>> revealed("a = 1\u202e # x\n")
     'a = 1\\u202e # x\n'
     """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if c in "\n\t" or clean(c) == c else _spelled(c) for c in text)
+    return text.translate(_REVEALED)
 
 
 def _spelled(character: str) -> str:
     point = ord(character)
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+_REVEALED = Translation(_spelled)
 
 
 def _finite(value: Any) -> Any:
