@@ -121,7 +121,7 @@ class WatchedStudy:
             self._data = self._card = (0, {})
 
     def _stamp(self) -> Stamp:
-        """Of the ledger and what was written after it: device, inode, change, size; zeros for what is not there."""
+        """Of the ledger and what was written after it: device, inode, change, size; zeros for what is empty or not there."""
         return _stamp(self._layout.ledger), _stamp(self._layout.ledger.with_name(f"{self._layout.ledger.name}-wal"))
 
     def _failed(self, stamp: Stamp, error: JaxresearchError) -> None:
@@ -232,7 +232,8 @@ def _stamp(path: Path) -> tuple[int, ...]:
         found = path.stat()
     except OSError:
         return (0, 0, 0, 0)
-    return found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size
+    # SQLite makes an empty write-ahead log to read with, and may take it away: that is no change.
+    return (found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size) if found.st_size else (0, 0, 0, 0)
 
 
 def _find_tournaments(folder: Path, root: Path, depth: int) -> Iterator[tuple[str, Path]]:

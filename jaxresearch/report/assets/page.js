@@ -77,15 +77,15 @@ function indexPage() {
     if (each.error) return h('li', { class: 'card' }, h('h2', null, each.name), h('p', { class: 'bad' }, each.error));
     const share = each.planned ? each.experiments / each.planned : 0;
     return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, `${shorten(each.strategy, 60)} with ${shorten(each.llm, 60)} · ${each.budget} a run · ${each.running ? 'running' : each.state === 'open' ? 'running, or was killed' : each.state}`),
-      spark(each.best), facts([['best', known(each.val_bpb) ? `${bpb(each.val_bpb)}${known(each.gain) && each.gain > 0 ? `, ${bpb(each.gain)} below the baseline` : ''}` : '–'],
+      spark(each.best, each.experiments), facts([['best', known(each.val_bpb) ? `${bpb(each.val_bpb)}${known(each.gain) && each.gain > 0 ? `, ${bpb(each.gain)} below the baseline` : ''}` : '–'],
         ['experiments', `${each.experiments} of ${each.planned}, ${each.kept} kept`], ['time', duration(each.wall_seconds)], ['model', usd(each.llm_cost_usd)]]),
       h('div', { class: 'meter', role: 'progressbar', 'aria-valuenow': Math.round(share * 100), 'aria-label': 'experiments done' }, h('div', { style: { width: `${Math.min(100, share * 100)}%` } })));
   }
-  function spark(best) {
+  function spark(best, experiments) {
     const svg = s('svg', { class: 'spark', viewBox: '0 0 200 44', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
     if (best.length < 1) return svg;
-    const values = best.map((each) => each[1]), x = scale(0, Math.max(best[best.length - 1][0], 1), 2, 198), y = scale(Math.min(...values), Math.max(...values) + 1e-9, 40, 5);
-    svg.append(s('path', { d: best.map(([number, value], index) => `${index ? `H${x(number)}V` : `M${x(number)},`}${y(value)}`).join(''), fill: 'none', stroke: 'var(--keep)', 'stroke-width': 2, 'vector-effect': 'non-scaling-stroke' }));
+    const values = best.map((each) => each[1]), last = Math.max(best[best.length - 1][0], experiments, 1), x = scale(0, last, 2, 198), y = scale(Math.min(...values), Math.max(...values) + 1e-9, 40, 5);
+    svg.append(s('path', { d: best.map(([number, value], index) => `${index ? `H${x(number)}V` : `M${x(number)},`}${y(value)}`).join('') + `H${x(last)}`, fill: 'none', stroke: 'var(--keep)', 'stroke-width': 2, 'vector-effect': 'non-scaling-stroke' }));
     return svg;
   }
   // Only what changed is built anew, and moved only where the order changed: what is being read or focused stays.
