@@ -7,6 +7,7 @@ finite: what is not, and what does not exist yet, is null. docs/export.md tells 
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -52,9 +53,19 @@ def clean_value(value: Any) -> Any:
             return _finite(value)
 
 
+def _finite_points(curve: Any) -> Any:
+    """`clean_value`, but quick: curves are most of a record's numbers, and nearly all of them finite."""
+    try:
+        finite = math.isfinite(sum(chain.from_iterable(curve)))  # then each of them is
+    except TypeError:  # a null among them
+        finite = False
+    return curve if finite else clean_value(curve)
+
+
 Clean = Annotated[str, AfterValidator(clean)]
 Source = Annotated[str, AfterValidator(revealed)]
 Figure = Annotated[float | None, BeforeValidator(_finite)]
+Curve = Annotated[tuple[tuple[float | None, float | None], ...], BeforeValidator(_finite_points)]
 Value = Annotated[bool | int | float | str | None, BeforeValidator(clean_value)]
 
 
@@ -123,7 +134,7 @@ class RunRecord(_Record):
     step: int | None = None
     traceback: Source = ""
     audits: tuple[AuditRecord, ...] = ()
-    curve: tuple[tuple[Figure, Figure], ...] = Field(default=(), description="(progress, training loss) pairs")
+    curve: Curve = Field(default=(), description="(progress, training loss) pairs")
     probes: tuple[tuple[Figure, Figure], ...] = Field(
         default=(), description="(share of the budget, bits per byte on the first validation batch) on the way"
     )

@@ -121,7 +121,7 @@ class WatchedStudy:
             self._data = self._card = (0, {})
 
     def _stamp(self) -> Stamp:
-        """Of the ledger and what was written after it: device, inode, change, size; zeros for what is empty or not there."""
+        """Of the ledger and what was written after it: device, inode, change, size; zeros for what is not there."""
         return _stamp(self._layout.ledger), _stamp(self._layout.ledger.with_name(f"{self._layout.ledger.name}-wal"))
 
     def _failed(self, stamp: Stamp, error: JaxresearchError) -> None:
