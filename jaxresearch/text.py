@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories of control, format (bidirectional overrides too), surrogate and unassigned characters."""
+
+
+class Translation(dict[int, str | None]):
+    """For `str.translate`: `instead` says what an unsafe character becomes. ASCII is worked out once."""
+
+    def __init__(self, instead: Callable[[str], str | None]) -> None:
+        self._instead = instead
+        super().__init__({point: self[point] for point in range(128)})
+
+    def __missing__(self, point: int) -> str | None:
+        character = chr(point)
+        safe = character in "\n\t" or unicodedata.category(character) not in _UNSAFE
+        return character if safe else self._instead(character)
+
+
+_CLEAN = Translation(lambda character: None)
 
 
 def clean(text: str) -> str:
@@ -14,7 +31,7 @@ def clean(text: str) -> str:
     >>> clean("a\x1b[31mred\u202e\n")
     'a[31mred\n'
     """
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _UNSAFE)
+    return text.translate(_CLEAN)
 
 
 def one_line(text: str, limit: int = 200) -> str:

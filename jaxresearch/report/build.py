@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scipy import stats
+from scipy import special
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import TracedCandidate, TraceFailure
@@ -112,9 +112,11 @@ class StudyReader:
         return fold(events)
 
     def _anchored(self) -> tuple[bool, int]:
+        """Whether the file is whole and has all anchors in it. Its chain was checked as it was read, and is not again."""
         anchors = self.workspace.anchors()
         try:
-            self.ledger.verify(anchors)
+            self.ledger.check_file()
+            self.ledger.check_anchors((*anchors, self.history.head))
         except JaxresearchError:
             return False, len(anchors)
         return True, len(anchors)
@@ -257,7 +259,7 @@ def _paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[flo
     if len(differences) == 1:
         return mean, None, None
     sem = statistics.stdev(differences) / math.sqrt(len(differences))
-    reach = float(stats.t.ppf(0.975, len(differences) - 1)) * sem
+    reach = float(special.stdtrit(len(differences) - 1, 0.975)) * sem
     return mean, mean - reach, mean + reach
 
 

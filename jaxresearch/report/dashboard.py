@@ -56,7 +56,7 @@ class Dashboard:
         self.stopping = asyncio.Event()
 
     async def index(self, request: Request) -> Response:
-        cards = await self._read(self._cards)
+        cards = list((await self._read(self._cards)).values())
         folder = one_line(str(self._watcher.folder), 300)
         tournaments = [
             {"name": one_line(name), "href": f"/tournaments/{quote(name)}"} for name in await self._tournaments()
@@ -90,6 +90,7 @@ class Dashboard:
     async def study_events(self, request: Request) -> Response:
         name = request.path_params["name"]
         after = _number(request.headers.get("last-event-id")) or _number(request.query_params.get("after")) or 0
+        begun = request.query_params.get("begun")
         if await self._of(name, lambda study: study.seq) is None:
             return JSONResponse({"error": "no such study"}, 404)
 
@@ -97,14 +98,14 @@ class Dashboard:
             seen, running = after, None
             while not self.stopping.is_set():
                 try:
-                    news = await self._of(name, partial(_since, seen))
+                    found = await self._of(name, partial(_since, seen, begun))
+                    now = await self._of(name, lambda study: study.running())
                 except JaxresearchError as error:
                     yield "trouble", {"error": one_line(str(error), 300)}, seen
-                    news = None
-                if news is not None:
-                    seen, data = news
-                    yield "news", data, seen
-                now = await self._of(name, lambda study: study.running())
+                    found = now = None
+                if found is not None:
+                    kind, data, seen = found
+                    yield kind, data, seen
                 if now is not None and now != running:
                     running = now
                     yield "running", {"running": now}, seen
@@ -114,12 +115,17 @@ class Dashboard:
 
     async def index_events(self, request: Request) -> Response:
         async def changes() -> AsyncIterator[tuple[str, dict[str, Any], int]]:
-            last, count = None, 0
+            shown: dict[str, dict[str, Any]] | None = None
+            count = 0
             while not self.stopping.is_set():
                 cards = await self._read(self._cards)
-                if cards != last:
-                    last, count = cards, count + 1
-                    yield "news", {"studies": cards}, count
+                if cards != shown:
+                    changed = [card for href, card in cards.items() if shown is None or card != shown.get(href)]
+                    shown, count = cards, count + 1
+                    yield "news", {"order": list(cards), "changed": changed}, count
+                # One at a time: between two of them others get their pages.
+                if await self._read(self._watcher.read_another):
+                    continue
                 await self._sleep(max(self._poll_seconds, min(LIST_POLL_SECONDS, 3 * self._poll_seconds)))
 
         return _stream(changes(), self.stopping)
@@ -134,10 +140,10 @@ class Dashboard:
             Route("/api/{name:path}/experiments/{number:int}", self.experiment, methods=["GET"]),
         ]
 
-    def _cards(self) -> list[dict[str, Any]]:
-        cards = self._watcher.cards()
-        names = list(self._watcher.studies())
-        return [{**card, "href": f"/studies/{quote(name)}"} for name, card in zip(names, cards, strict=False)]
+    def _cards(self) -> dict[str, dict[str, Any]]:
+        """By the address of the study's page."""
+        cards = {f"/studies/{quote(name)}": card for name, card in self._watcher.cards().items()}
+        return {href: {**card, "href": href} for href, card in cards.items()}
 
     async def _of(self, name: str, look: Callable[[WatchedStudy], T]) -> T | None:
         def read() -> T | None:
@@ -244,9 +250,14 @@ def _host(header: str) -> str:
     return name.strip("[]").lower()
 
 
-def _since(seen: int, study: WatchedStudy) -> tuple[int, dict[str, Any]] | None:
-    """The last event and what changed after event `seen`; None when nothing did."""
-    return (study.seq, study.news(seen)) if study.seq > seen else None
+def _since(seen: int, begun: str | None, study: WatchedStudy) -> tuple[str, dict[str, Any], int] | None:
+    """What to tell of a study of which all up to event `seen` is known; None when there is nothing.
+
+    begun: of the study that is known, as far as the asker said; where another lies in its place, the page must start anew.
+    """
+    if begun is not None and begun != study.begun:
+        return "another", {}, 0
+    return ("news", study.news(seen), study.seq) if study.seq > seen else None
 
 
 def _stream(changes: AsyncIterator[tuple[str, dict[str, Any], int]], stopping: asyncio.Event) -> StreamingResponse:

@@ -7,12 +7,13 @@ finite: what is not, and what does not exist yet, is null. docs/export.md tells 
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from jaxresearch.experiment import Verdict
-from jaxresearch.text import clean
+from jaxresearch.text import Translation, clean
 
 SCHEMA = "jaxresearch.study/1"
 """Named in every record. The number grows when a key changes its meaning or goes; new keys do not change it."""
@@ -24,14 +25,15 @@ def revealed(text: str) -> str:
     >>> revealed("a = 1\u202e # x\n")
     'a = 1\\u202e # x\n'
     """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if c in "\n\t" or clean(c) == c else _spelled(c) for c in text)
+    return text.translate(_REVEALED)
 
 
 def _spelled(character: str) -> str:
     point = ord(character)
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+_REVEALED = Translation(_spelled)
 
 
 def _finite(value: Any) -> Any:
@@ -51,9 +53,19 @@ def clean_value(value: Any) -> Any:
             return _finite(value)
 
 
+def _finite_points(curve: Any) -> Any:
+    """`clean_value`, but quick: curves are most of a record's numbers, and nearly all of them finite."""
+    try:
+        finite = math.isfinite(sum(chain.from_iterable(curve)))  # then each of them is
+    except TypeError:  # a null among them
+        finite = False
+    return curve if finite else clean_value(curve)
+
+
 Clean = Annotated[str, AfterValidator(clean)]
 Source = Annotated[str, AfterValidator(revealed)]
 Figure = Annotated[float | None, BeforeValidator(_finite)]
+Curve = Annotated[tuple[tuple[float | None, float | None], ...], BeforeValidator(_finite_points)]
 Value = Annotated[bool | int | float | str | None, BeforeValidator(clean_value)]
 
 
@@ -122,7 +134,7 @@ class RunRecord(_Record):
     step: int | None = None
     traceback: Source = ""
     audits: tuple[AuditRecord, ...] = ()
-    curve: tuple[tuple[Figure, Figure], ...] = Field(default=(), description="(progress, training loss) pairs")
+    curve: Curve = Field(default=(), description="(progress, training loss) pairs")
     probes: tuple[tuple[Figure, Figure], ...] = Field(
         default=(), description="(share of the budget, bits per byte on the first validation batch) on the way"
     )

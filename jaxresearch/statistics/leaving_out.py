@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy import special
 
 from jaxresearch.statistics.noise import NoiseFloor
 
@@ -45,6 +45,6 @@ def effect_of_leaving_out(
     error = noise.sd_bpb / math.sqrt(len(seeds))
     if error == 0.0:
         return Effect(mean, mean, mean, 0.0 if mean > 0 else 1.0, len(seeds))
-    student = stats.t(noise.degrees_of_freedom)
-    reach = float(student.ppf((1 + CONFIDENCE) / 2)) * error
-    return Effect(mean, mean - reach, mean + reach, float(student.sf(mean / error)), len(seeds))
+    degrees = noise.degrees_of_freedom
+    reach = float(special.stdtrit(degrees, (1 + CONFIDENCE) / 2)) * error
+    return Effect(mean, mean - reach, mean + reach, float(special.stdtr(degrees, -mean / error)), len(seeds))

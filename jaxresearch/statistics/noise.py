@@ -7,12 +7,13 @@ one kind together (data order, and the init where shapes are equal); pairing on 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import linalg, stats
+from scipy import linalg, special  # not stats: loading it takes longer than all that a command does here
 
 Scores = Mapping[Any, float]
 """val_bpb of one experiment by block: its seed, or whatever makes scores move together."""
@@ -44,11 +45,17 @@ def noise_floor(groups: Iterable[Sequence[float]], *, confidence: float = 0.95) 
     return _estimate(_within(samples) / degrees, degrees, confidence)
 
 
-def pooled_sd(experiments: Iterable[Mapping[int, float]]) -> float:
-    """The `sd_bpb` of `seed_noise` alone, which is cheap; 0 where nothing ran twice."""
-    samples = [np.array(list(scores.values())) for scores in experiments if len(scores) >= 2]
-    degrees = sum(len(sample) - 1 for sample in samples)
-    return math.sqrt(_within(samples) / degrees) if degrees else 0.0
+def spread(scores: Scores) -> tuple[float, int]:
+    """Sum of squares of one experiment's scores about their mean, and its degrees of freedom; (0, 0) below two scores."""
+    return (_within([np.array(list(scores.values()))]), len(scores) - 1) if len(scores) >= 2 else (0.0, 0)
+
+
+def pooled_sd(spreads: Iterable[tuple[float, int]]) -> float:
+    """The `sd_bpb` of `seed_noise` alone, from the `spread` of each experiment; 0 where nothing ran twice."""
+    squares, degrees = 0.0, 0
+    for of_one, free in spreads:
+        squares, degrees = squares + of_one, degrees + free
+    return math.sqrt(squares / degrees) if degrees else 0.0
 
 
 def seed_noise(experiments: Sequence[Mapping[int, float]], *, confidence: float = 0.95) -> NoiseFloor | None:
@@ -64,8 +71,18 @@ def seed_noise(experiments: Sequence[Mapping[int, float]], *, confidence: float 
         return None
     variance = _within([np.array(list(scores.values())) for scores in replicated]) / sum(degrees)
     squared = correlation(experiments) ** 2
-    shared = sum(max(0, len(a.keys() & b.keys()) - 1) for at, a in enumerate(replicated) for b in replicated[at + 1 :])
-    return _estimate(variance, sum(degrees) ** 2 / (sum(degrees) + 2 * squared * shared), confidence)
+    return _estimate(variance, sum(degrees) ** 2 / (sum(degrees) + 2 * squared * _shared(replicated)), confidence)
+
+
+def _shared(experiments: Iterable[Mapping[int, float]]) -> int:
+    """Degrees of freedom that two experiments share, summed over all pairs of them.
+
+    Experiments are many and sets of seeds few, so it is pairs of sets that are looked at.
+    """
+    sets = list(Counter(frozenset(scores) for scores in experiments).items())
+    alike = sum(count * (count - 1) // 2 * max(0, len(seeds) - 1) for seeds, count in sets)
+    unlike = sum(m * n * max(0, len(a & b) - 1) for at, (a, m) in enumerate(sets) for b, n in sets[at + 1 :])
+    return alike + unlike
 
 
 def correlation(experiments: Sequence[Mapping[int, float]]) -> float:
@@ -120,5 +137,5 @@ def _within(samples: Iterable[np.ndarray]) -> float:
 def _estimate(variance: float, degrees: float, confidence: float) -> NoiseFloor:
     """df * s^2 / sigma^2 is chi-square with df degrees of freedom. What rounding leaves of equal scores is none."""
     sd = math.sqrt(variance) if variance > 1e-24 else 0.0
-    low, high = stats.chi2.interval(confidence, degrees)
+    low, high = (2 * float(special.gammaincinv(degrees / 2, (1 + side) / 2)) for side in (-confidence, confidence))
     return NoiseFloor(sd, degrees, sd * math.sqrt(degrees / high), sd * math.sqrt(degrees / low))

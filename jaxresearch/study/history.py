@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, assert_never
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
-from jaxresearch.statistics.noise import NoiseFloor, seed_noise
+from jaxresearch.statistics.noise import NoiseFloor, seed_noise, spread
 from jaxresearch.study.costs import Costs
 from jaxresearch.study.events import (
     Approval,
@@ -86,6 +87,11 @@ class Entry:
         """Whether its scores say anything about noise: not when it is invalid, or did not hold in quarantine."""
         held = self.quarantine is None or self.verdict in (None, Verdict.KEEP)
         return held and self.verdict is not Verdict.INVALID
+
+    @cached_property
+    def spread(self) -> tuple[float, int]:
+        """`spread` of its scores as far as they are believed. Kept, for every later verdict adds up that of all entries."""
+        return spread(self.experiment.scores if self.believed else {})
 
 
 @dataclass(frozen=True)
@@ -273,8 +279,9 @@ class History:
         elapsed = 0.0 if between else max(0.0, stored.time - self.time)
         costs = replace(self.costs, wall_seconds=self.costs.wall_seconds + elapsed)
         try:
-            incidents = (*self.incidents, *incidents_of(self, stored))
-            moved = replace(self, seq=stored.seq, head=stored.hash, time=stored.time, costs=costs, incidents=incidents)
+            found = incidents_of(self, stored)
+            incidents = (*self.incidents, *found) if found else self.incidents
+            moved = self._moved(seq=stored.seq, head=stored.hash, time=stored.time, costs=costs, incidents=incidents)
             return moved._with(stored)
         except IndexError:
             raise JaxresearchError(f"Event {stored.seq} speaks of an experiment that does not exist.") from None
@@ -287,13 +294,13 @@ class History:
             case SessionStarted():
                 return self._with_session(event)
             case ProposalRequested():
-                return replace(self, request=event, checks=(), calls=(), round_began=stored.seq, anchor=stored.hash)
+                return self._moved(request=event, checks=(), calls=(), round_began=stored.seq, anchor=stored.hash)
             case LLMCalled():
                 return self._with_call(event)
             case Checked():
-                return replace(self, checks=(*self.checks, event), traces=self._traces_with(event.tree, event.trace))
+                return self._moved(checks=(*self.checks, event), traces=self._traces_with(event.tree, event.trace))
             case Approval():
-                return replace(self, approvals={**self.approvals, event.sources: event})
+                return self._moved(approvals={**self.approvals, event.sources: event})
             case ProposalFailed():
                 return self._with_failed_proposal(event)
             case Proposed():
@@ -311,19 +318,19 @@ class History:
             case Decided():
                 return self._with_decision(event)
             case TestOpened():
-                return replace(self, openings=(*self.openings, Opening(event)))
+                return self._moved(openings=(*self.openings, Opening(event)))
             case TestScored():
                 *before, last = self.openings
                 outcomes = (*last.outcomes, (event.number, event.outcome))
-                return replace(self, openings=(*before, replace(last, outcomes=outcomes)))
+                return self._moved(openings=(*before, replace(last, outcomes=outcomes)))
             case TrialOpened():
-                return replace(self, trials=(*self.trials, Trial(event)))
+                return self._moved(trials=(*self.trials, Trial(event)))
             case TrialTraced() | TrialRun() | TrialJudged() | TrialClosed():
                 *done, open_trial = self.trials
-                return replace(self, trials=(*done, open_trial.apply(event)))
+                return self._moved(trials=(*done, open_trial.apply(event)))
             case Stopped():
                 mark = len(self.incidents) if event.incidents else self.incidents_mark
-                return replace(self, stopped=event, incidents_mark=mark)
+                return self._moved(stopped=event, incidents_mark=mark)
             case _:
                 assert_never(event)
 
@@ -331,8 +338,7 @@ class History:
         before = {name: getattr(self.caps, name) for name in CAPS} if self.caps is not None else {}
         given = {name: getattr(event, name) for name in CAPS if getattr(event, name) is not None}
         entries = tuple(replace(entry, running=None, faults=()) for entry in self.entries)
-        return replace(
-            self,
+        return self._moved(
             entries=entries,
             sessions=self.sessions + 1,
             stopped=None,
@@ -342,11 +348,10 @@ class History:
         )
 
     def _with_call(self, event: LLMCalled) -> History:
-        return replace(self, costs=self.costs.with_call(event), calls=(*self.calls, event))
+        return self._moved(costs=self.costs.with_call(event), calls=(*self.calls, event))
 
     def _with_failed_proposal(self, event: ProposalFailed) -> History:
-        return replace(
-            self,
+        return self._moved(
             rounds=event.round + 1,
             request=None,
             checks=(),
@@ -360,8 +365,7 @@ class History:
         if event.number != len(self.entries):
             raise JaxresearchError(f"Event {stored.seq} proposes experiment {event.number} out of turn.")
         experiment = Experiment(number=event.number, parent=event.proposal.parent, proposal=event.proposal)
-        return replace(
-            self,
+        return self._moved(
             entries=(*self.entries, Entry(experiment, stored.time, stored.hash, llm=self.asked_llm)),
             rounds=event.round + 1,
             request=None,
@@ -379,13 +383,13 @@ class History:
             return self._published(event.number, commit=event.commit)._with_fault(event.number, outcome.reason)
         moved = self._changed(event.number, trace=outcome, tree=event.tree, key=key, size=event.size, faults=())
         moved = moved._published(event.number, commit=event.commit, program=program)
-        return replace(moved, traces=self._traces_with(event.tree, outcome))
+        return moved._moved(traces=self._traces_with(event.tree, outcome))
 
     def _with_run(self, event: RunFinished) -> History:
         outcome = event.outcome
         moved = self._changed(event.number, running=None)
         if event.shared_from is None:
-            moved = replace(moved, costs=moved.costs.with_run(outcome))
+            moved = moved._moved(costs=moved.costs.with_run(outcome))
         if isinstance(outcome, FailedRun) and outcome.verdict is Verdict.INFRASTRUCTURE:
             return moved._with_fault(event.number, outcome.reason)
         entry = self.entries[event.number]
@@ -403,7 +407,7 @@ class History:
 
     def _with_discarded(self, event: RunDiscarded) -> History:
         seconds = self.costs.discarded_seconds + event.accelerator_seconds
-        return replace(self, costs=replace(self.costs, discarded_seconds=seconds))
+        return self._moved(costs=replace(self.costs, discarded_seconds=seconds))
 
     def _with_decision(self, event: Decided) -> History:
         lost = event.verdict is Verdict.INFRASTRUCTURE
@@ -412,8 +416,7 @@ class History:
         moved = moved._changed(self.incumbent_number, faults=())._changed(self.reference_number, faults=())
         kept = event.verdict is Verdict.KEEP
         best = event.number if event.reference is None else event.reference
-        return replace(
-            moved,
+        return moved._moved(
             incumbent_number=event.number if kept else self.incumbent_number,
             reference_number=best if kept else self.reference_number,
             infrastructure_streak=self.infrastructure_streak + 1 if lost else 0,
@@ -429,9 +432,15 @@ class History:
         )
         return self.traces if passing or not tree or outcome is None else {**self.traces, tree: outcome}
 
+    def _moved(self, **changes: Any) -> History:
+        """`dataclasses.replace`, which asks every field of a class in turn: most of the time that a long ledger took."""
+        moved = object.__new__(History)
+        vars(moved).update(vars(self), **changes)
+        return moved
+
     def _changed(self, number: int, **changes: object) -> History:
         entry = replace(self.entries[number], **changes)
-        return replace(self, entries=(*self.entries[:number], entry, *self.entries[number + 1 :]))
+        return self._moved(entries=(*self.entries[:number], entry, *self.entries[number + 1 :]))
 
     def _published(self, number: int, **changes: object) -> History:
         return self._changed(number, experiment=self.entries[number].experiment.model_copy(update=changes))

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from jaxresearch.execution.base import TraceFailure
@@ -115,7 +116,8 @@ def incidents_of(history: History, stored: StoredEvent) -> tuple[Incident, ...]:
     found = [incident(*facts) for facts in _shown(history, stored)]
     if not found:
         return ()
-    told = {(each.kind, each.pattern, each.detail) for each in history.incidents if each.seq > history.round_began}
+    this_round = takewhile(lambda each: each.seq > history.round_began, reversed(history.incidents))
+    told = {(each.kind, each.pattern, each.detail) for each in this_round}
     return tuple(
         each
         for at, each in enumerate(found)
@@ -178,7 +180,7 @@ def _in_decision(history: History, event: Decided) -> Iterator[_Facts]:
         yield IncidentKind.FAILED_PREDICTION, "confidence", detail, entry.llm, event.number
     if proposal.predicted_bpb is None or proposal.predicted_bpb >= 0 or event.difference <= 0:
         return
-    if event.difference > 2 * pooled_sd(each.experiment.scores for each in history.entries if each.believed):
+    if event.difference > 2 * pooled_sd(each.spread for each in history.entries):
         detail = (
             f"experiment {event.number} was to move val_bpb by {proposal.predicted_bpb:+.4f}: {event.difference:+.4f}"
         )
@@ -199,9 +201,12 @@ def _in_edit(path: str, search: str, replace: str) -> Iterator[tuple[IncidentKin
     if clean(replace) != replace:
         yield IncidentKind.REFUSED_EDIT, "hidden characters", f"edit of {path[:120]!r}"
     known = set(search.splitlines())
-    added = [line for line in replace.splitlines() if line not in known]
+    added = [line[:2000] for line in replace.splitlines() if line not in known]
+    together = "\n".join(added)
     for name, pattern in PATTERNS.items():
-        line = next((line for line in added if pattern.search(line[:2000])), None)
+        if not pattern.search(together):  # then no line of it matches, either
+            continue
+        line = next((line for line in added if pattern.search(line)), None)
         if line is not None:
             yield IncidentKind.REWARD_HACKING, name, f"{path[:60]}: {line.strip()[:120]}"
 

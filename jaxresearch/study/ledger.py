@@ -138,13 +138,17 @@ class Ledger:
         Returns the number of events. Raises `LedgerError` that names the first bad event. Anchors are what tells a
         ledger that was cut short, or written anew with fresh hashes, from a whole one.
         """
+        self.check_file()
+        count = sum(1 for _ in self.read())
+        self.check_anchors(anchors)
+        return count
+
+    def check_file(self) -> None:
+        """Raise `LedgerError` where the database itself is damaged: its pages and indexes, whatever they hold."""
         with _clear_errors(self._path):
             (state,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
         if state != "ok":
             raise LedgerError(f"{self._path} is damaged: {state.splitlines()[0]}.", fix="Restore it from a backup.")
-        count = sum(1 for _ in self.read())
-        self.check_anchors(anchors)
-        return count
 
     def check_anchors(self, anchors: Iterable[str]) -> None:
         """Raise `LedgerError` unless each of `anchors` (hashes of events that were kept elsewhere) is in the ledger."""

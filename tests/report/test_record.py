@@ -12,7 +12,7 @@ from synthetic import StudyMaker, append, make_study
 
 from jaxresearch.experiment import Verdict
 from jaxresearch.report.build import StudyReader, read_record
-from jaxresearch.report.record import StudyRecord
+from jaxresearch.report.record import RunRecord, StudyRecord
 from jaxresearch.study.events import Decided
 from jaxresearch.study.study import Study
 from jaxresearch.study.summary import status_object
@@ -66,6 +66,12 @@ def test_what_is_not_finite_is_null(tmp_path: Path):
     at = StudyReader(folder).history.time + 1
     append(folder, [(at, Decided(number=2, verdict=Verdict.DISCARD, reason="not a finite score", difference=math.inf))])
     assert read_record(folder).experiments[2].difference is None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None])
+def test_so_are_single_points_of_a_curve(bad: float | None):
+    run = RunRecord(status="failed", seed=0, identity="r", curve=((0.1, 6.0), (0.2, bad), (0.3, math.inf)))
+    assert run.curve == ((0.1, 6.0), (0.2, None), (0.3, None))
 
 
 def test_the_outside_anchors_are_compared(record: StudyRecord, tmp_path: Path):

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from jaxresearch.statistics.noise import correlation, noise_floor, pair_noise, seed_noise
+from jaxresearch.statistics.noise import (
+    _estimate,
+    _shared,
+    correlation,
+    noise_floor,
+    pair_noise,
+    pooled_sd,
+    seed_noise,
+    spread,
+)
 
 
 def test_the_noise_floor_is_the_pooled_deviation_with_its_interval():
@@ -83,3 +93,27 @@ def test_the_correlation_of_pairs():
     found = [correlation(study(generator, 0.01, 0.01)) for _ in range(300)]
     assert np.mean(found) == pytest.approx(0.5, abs=0.12)
     assert correlation([{0: 1.0, 1: 1.2}]) == 1.0
+
+
+def test_shared_degrees_of_freedom_are_those_of_all_pairs():
+    generator = np.random.default_rng(5)
+    rows = [
+        dict.fromkeys(generator.choice(6, generator.integers(2, 6), replace=False).tolist(), 1.0) for _ in range(40)
+    ]
+    pairs = [(a, b) for at, a in enumerate(rows) for b in rows[at + 1 :]]
+    assert _shared(rows) == sum(max(0, len(a.keys() & b.keys()) - 1) for a, b in pairs) > 0
+
+
+def test_the_quick_deviation_is_that_of_the_noise():
+    rows = study(np.random.default_rng(6), 0.01, 0.002)
+    noise = seed_noise(rows)
+    assert noise is not None
+    assert pooled_sd(map(spread, rows)) == pytest.approx(noise.sd_bpb, rel=1e-12)
+    assert pooled_sd([]) == pooled_sd([spread({0: 1.0})]) == 0.0
+
+
+def test_the_interval_is_that_of_the_chi_square_distribution():
+    for degrees in (1.0, 2.5, 17.0):
+        floor = _estimate(4.0, degrees, 0.9)
+        low, high = stats.chi2.interval(0.9, degrees)
+        assert (floor.low_bpb, floor.high_bpb) == (2 * np.sqrt(degrees / high), 2 * np.sqrt(degrees / low))

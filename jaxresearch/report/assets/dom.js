@@ -77,6 +77,12 @@ function facts(pairs) {
     .map(([name, value]) => [h('dt', null, name), h('dd', null, value)]));
 }
 
+// Puts `children` into `parent` in this order; those that lie right already are left alone.
+function arrange(parent, children) {
+  let at = parent.firstElementChild;
+  for (const child of children) if (child === at) at = at.nextElementSibling; else parent.insertBefore(child, at);
+}
+
 // columns: [heading, cell(item), class]
 function table(items, columns, caption) {
   return h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': caption },

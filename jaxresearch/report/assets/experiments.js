@@ -44,7 +44,7 @@ function experimentList(state) {
     const key = keys[order.value];
     const sorted = [...items.values()].sort((a, b) => key(a.row) - key(b.row) || a.row.number - b.row.number);
     const focused = document.activeElement;
-    list.append(...sorted.map((item) => item.element));
+    arrange(list, sorted.map((item) => item.element));
     if (focused && list.contains(focused)) focused.focus({ preventScroll: true });
   }
   function update(numbers) {

@@ -56,7 +56,7 @@ function studyPage() {
   follow();
   showRunning();
   if (!state.live) return;
-  listen(`${state.base}/events?after=${state.study.integrity.events}`, connection, (news) => {
+  listen(`${state.base}/events?after=${state.study.integrity.events}&begun=${state.begun}`, connection, (news) => {
     const followedBest = state.compare.has(state.study.incumbent) && state.compare.size === new Set([0, state.study.incumbent]).size;
     const best = state.study.incumbent;
     state.study = news.study;
@@ -70,33 +70,42 @@ function studyPage() {
 }
 
 function indexPage() {
-  const cards = h('ul', { class: 'cards' }), connection = h('span', { class: 'badge', role: 'status' }, 'connecting');
+  const cards = h('ul', { class: 'cards' }), items = new Map(), connection = h('span', { class: 'badge', role: 'status' }, 'connecting');
   const empty = h('p', null, 'No study here yet. Start one with ', h('code', null, 'jaxresearch run --study DIR'), ' and it appears.');
   function card(each) {
+    if (each.unread) return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, 'being read …'));
     if (each.error) return h('li', { class: 'card' }, h('h2', null, each.name), h('p', { class: 'bad' }, each.error));
     const share = each.planned ? each.experiments / each.planned : 0;
     return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, `${shorten(each.strategy, 60)} with ${shorten(each.llm, 60)} · ${each.budget} a run · ${each.running ? 'running' : each.state === 'open' ? 'running, or was killed' : each.state}`),
-      spark(each.best), facts([['best', known(each.val_bpb) ? `${bpb(each.val_bpb)}${known(each.gain) && each.gain > 0 ? `, ${bpb(each.gain)} below the baseline` : ''}` : '–'],
+      spark(each.best, each.experiments), facts([['best', known(each.val_bpb) ? `${bpb(each.val_bpb)}${known(each.gain) && each.gain > 0 ? `, ${bpb(each.gain)} below the baseline` : ''}` : '–'],
         ['experiments', `${each.experiments} of ${each.planned}, ${each.kept} kept`], ['time', duration(each.wall_seconds)], ['model', usd(each.llm_cost_usd)]]),
       h('div', { class: 'meter', role: 'progressbar', 'aria-valuenow': Math.round(share * 100), 'aria-label': 'experiments done' }, h('div', { style: { width: `${Math.min(100, share * 100)}%` } })));
   }
-  function spark(best) {
+  function spark(best, experiments) {
     const svg = s('svg', { class: 'spark', viewBox: '0 0 200 44', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
     if (best.length < 1) return svg;
-    const values = best.map((each) => each[1]), x = scale(0, Math.max(best[best.length - 1][0], 1), 2, 198), y = scale(Math.min(...values), Math.max(...values) + 1e-9, 40, 5);
-    svg.append(s('path', { d: best.map(([number, value], index) => `${index ? `H${x(number)}V` : `M${x(number)},`}${y(value)}`).join(''), fill: 'none', stroke: 'var(--keep)', 'stroke-width': 2, 'vector-effect': 'non-scaling-stroke' }));
+    const values = best.map((each) => each[1]), last = Math.max(best[best.length - 1][0], experiments, 1), x = scale(0, last, 2, 198), y = scale(Math.min(...values), Math.max(...values) + 1e-9, 40, 5);
+    svg.append(s('path', { d: best.map(([number, value], index) => `${index ? `H${x(number)}V` : `M${x(number)},`}${y(value)}`).join('') + `H${x(last)}`, fill: 'none', stroke: 'var(--keep)', 'stroke-width': 2, 'vector-effect': 'non-scaling-stroke' }));
     return svg;
   }
-  function show() {
+  // Only what changed is built anew, and moved only where the order changed: what is being read or focused stays.
+  function show(order, changed) {
     const focused = document.activeElement ? document.activeElement.getAttribute('href') : null;
-    cards.replaceChildren(...state.studies.map(card));
-    empty.hidden = state.studies.length > 0;
-    if (focused) for (const anchor of cards.querySelectorAll('a')) if (anchor.getAttribute('href') === focused) anchor.focus({ preventScroll: true });
+    for (const each of changed) {
+      const before = items.get(each.href), element = card(each);
+      items.set(each.href, element);
+      if (before) before.replaceWith(element);
+      if (focused === each.href) { const anchor = element.querySelector('a'); if (anchor) anchor.focus({ preventScroll: true }); }
+    }
+    const wanted = new Set(order);
+    for (const [href, element] of items) if (!wanted.has(href)) { element.remove(); items.delete(href); }
+    arrange(cards, order.map((href) => items.get(href)));
+    empty.hidden = order.length > 0;
   }
-  show();
+  show(state.studies.map((each) => each.href), state.studies);
   app.replaceChildren(h('header', { class: 'top' }, h('h1', null, 'Studies'), h('p', { class: 'muted' }, `${state.folder} `, connection)), h('main', { id: 'experiments' }, cards, empty,
     state.tournaments.length ? [h('h2', null, 'Tournaments'), h('ul', { class: 'tournaments' }, state.tournaments.map((each) => h('li', null, h('a', { href: each.href }, each.name))))] : null));
-  listen(`${state.home}events`, connection, (news) => { state.studies = news.studies; show(); });
+  listen(`${state.home}events`, connection, (news) => show(news.order, news.changed));
 }
 
 function folderName(path) { return path.replace(/\/+$/, '').split('/').pop() || path; }
@@ -123,6 +132,7 @@ function listen(url, badge, onNews, onRunning) {
   source.onerror = () => say(source.readyState === EventSource.CLOSED ? 'disconnected; reload the page' : 'connection lost; trying again', 'off');
   source.addEventListener('news', (event) => { say('live', 'on'); onNews(JSON.parse(event.data)); });
   if (onRunning) source.addEventListener('running', (event) => onRunning(JSON.parse(event.data)));
+  source.addEventListener('another', () => location.reload());
   source.addEventListener('trouble', (event) => say(JSON.parse(event.data).error, 'off'));
 }
 

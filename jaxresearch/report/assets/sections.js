@@ -108,8 +108,8 @@ function integrity(state) {
     facts_.audits.length ? table(facts_.audits, [['audit', (a) => a.name], ['passed', (a) => whole(a.passed), 'n'], ['failed', (a) => (a.failed ? h('span', { class: 'bad' }, whole(a.failed)) : '0'), 'n'],
       ['probes', (a) => whole(a.probes), 'n'], ['largest deviation that passed', (a) => (known(a.max_deviation) ? String(a.max_deviation) : '–'), 'n']], 'Audits of the whole study') : h('p', { class: 'note' }, 'No audit has run yet.'),
     incidentCount(study) ? [h('h3', null, plural(incidentCount(study), 'incident') + (incidentCount(study) > study.incidents.length ? `; the last ${study.incidents.length}` : '')), table([...study.incidents].reverse(), [
-      ['incident', (each) => h('span', { class: 'bad' }, each.kind)], ['', (each) => each.pattern], ['experiment', (each) => (known(each.experiment) ? `#${each.experiment}` : 'proposing'), 'n'],
-      ['by', (each) => `${each.strategy}, ${each.llm || 'no model'}`, 'roomy'], ['what', (each) => shorten(each.detail, 160), 'wide']], 'Incidents, the newest first')] : null,
+      ['incident', (each) => h('span', { class: 'bad' }, each.kind), 'tight'], ['', (each) => each.pattern, 'tight'], ['experiment', (each) => (known(each.experiment) ? `#${each.experiment}` : 'proposing'), 'n'],
+      ['by', (each) => shorten(`${each.strategy}, ${each.llm || 'no model'}`, 40), 'roomy tight'], ['what', (each) => shorten(each.detail, 160), 'wide']], 'Incidents, the newest first')] : null,
   ].flat().filter(Boolean);
 }
 

@@ -6,7 +6,11 @@ function treeChart(state) {
 
 function drawTree(state, cursor, width, holder) {
   const rows = state.rows, children = new Map();
-  for (const row of rows) if (known(row.parent)) children.set(row.parent, [...(children.get(row.parent) || []), row]);
+  for (const row of rows) {
+    if (!known(row.parent)) continue;
+    if (!children.has(row.parent)) children.set(row.parent, []);
+    children.get(row.parent).push(row);
+  }
   const parents = [...children.keys()].sort((a, b) => a - b);
   const lane = lanes(rows, parents, children), deepest = Math.max(0, ...lane.values());
   const gap = deepest > 30 ? 15 : 24, top = 30, left = 20;
@@ -36,7 +40,7 @@ function lanes(rows, parents, children) {
     const brood = children.get(parent), end = brood[brood.length - 1].number;
     let at = 1 + (known(rows[parent].parent) ? lane.get(rows[parent].parent) : 0);
     while (busy[at] !== undefined && busy[at].some(([from, to]) => parent <= to + 1 && end >= from - 1)) at += 1;
-    busy[at] = [...(busy[at] || []), [parent, end]];
+    (busy[at] = busy[at] || []).push([parent, end]);
     lane.set(parent, at);
   }
   return lane;
