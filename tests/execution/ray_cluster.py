@@ -13,10 +13,12 @@ from pathlib import Path
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_worker_niceness": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
-"""Loopback only, and all that join must know the token. Ray reads this when it is imported."""
+"""Loopback only, and all that join must know the token; and no niceness of 15, at which runs starve on a machine that does
+other things beside. Ray reads this when it is imported."""
 
 KEY = "sk-of-the-shell-that-started-the-cluster"
 
@@ -28,7 +30,11 @@ class SmallCluster:
         from ray.cluster_utils import Cluster
 
         self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets lie there: a short path
-        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(self.folder), **_SMALL}
+        # not the head's temp_dir: Ray notes the address of the newest cluster in the default folder all the same, and
+        # that folder need not be there, or may be that of a cluster in use
+        os.environ["RAY_TMPDIR"] = str(self.folder)
+        (self.folder / "ray").mkdir()
+        head = {"num_cpus": 0, "include_dashboard": False, **_SMALL}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
         self._nodes: list = []
@@ -51,8 +57,15 @@ class SmallCluster:
         raylet = self._nodes[number].all_processes["raylet"][0].process.pid
         return [pid for pid in children(raylet) if command(pid).startswith("ray::Keeper")]
 
+    def processes(self) -> list[int]:
+        """Process ids of all that runs for the cluster: Ray's own, keepers, and their workers."""
+        return [pid for pid in everything() if pid != os.getpid() and mentions(pid, str(self.folder))]
+
     def close(self) -> None:
+        """Raises AssertionError when something of it runs on."""
         self._cluster.shutdown()
+        os.environ.pop("RAY_TMPDIR", None)
+        assert wait_for(lambda: not self.processes()), [command(pid) for pid in self.processes()]
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -66,12 +79,26 @@ def command(pid: int) -> str:
         return ""
 
 
+def mentions(pid: int, folder: str) -> bool:
+    """Whether a process is told of `folder`, or has a file open there: Ray renames its own, so the names say little."""
+    opened = Path(f"/proc/{pid}/fd")
+    try:
+        return folder in command(pid) or any(os.readlink(each).startswith(folder) for each in opened.iterdir())
+    except OSError:
+        return False
+
+
+def everything() -> list[int]:
+    """Process ids of all that runs on this machine."""
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
 def children(pid: int) -> list[int]:
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for each in everything():
         try:
-            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                found.append(int(path.parent.name))
+            if int(Path(f"/proc/{each}/stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(each)
         except OSError:
             continue
     return found
@@ -93,7 +120,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> bool:
+def wait_for(condition: Callable[[], object], seconds: float = 900.0) -> bool:
+    """Whether it came true. The limit is for what never will: on a busy machine all of this takes minutes."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
