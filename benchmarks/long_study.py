@@ -3,7 +3,7 @@
     python benchmarks/long_study.py --strategy greedy --experiments 1000
 
 Everything but training is the laboratory's own: the sources of the default subject, git, ledger, digest, strategy. One
-row for every tenth part of the study:
+row for every tenth part of the study, printed as soon as it is there:
 
 experiment   the last one of the part
 seconds      of one experiment, all told, mean of the part: must not grow much
@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,11 +85,11 @@ def _noise(text: str) -> float:
     return (int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32 - 0.5) * 12**0.5
 
 
-def grow(folder: Path, strategy: str, experiments: int, parts: int = 10) -> list[dict[str, float]]:
+def grow(folder: Path, strategy: str, experiments: int, parts: int = 10) -> Iterator[dict[str, float]]:
     """One row for each of `parts` of a study of `experiments` with the builtin model."""
     config = StudyConfig.model_validate({"experiments": experiments, "strategy": {"name": strategy}})
     study = Study.create(folder, config, load_subject("gpt", {}), corpus="sha256:0", tokenizer="sha256:0")
-    rows, executor = [], SyntheticExecutor()
+    executor = SyntheticExecutor()
     try:
         for part in range(1, parts + 1):
             until, began, spent = experiments * part // parts, time.monotonic(), _cpu_seconds()
@@ -105,10 +105,9 @@ def grow(folder: Path, strategy: str, experiments: int, parts: int = 10) -> list
             seconds = (time.monotonic() - began) / (until - first)
             cpu_seconds = (_cpu_seconds() - spent) / (until - first)
             told = {"experiment": until, "seconds": seconds, "cpu_seconds": cpu_seconds}
-            rows.append(told | _row(study, first, until))
+            yield told | _row(study, first, until)
     finally:
         study.close()
-    return rows
 
 
 def _cpu_seconds() -> float:
@@ -157,11 +156,12 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = grow(Path(folder) / "study", options.strategy, options.experiments)
+        for at, row in enumerate(grow(Path(folder) / "study", options.strategy, options.experiments)):
+            if not at:
+                print("".join(f"{name:>12}" for name in row))
+            line = (f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12}" for value in row.values())
+            print("".join(line), flush=True)
         seconds = looking_in(Path(folder) / "study")
-    print("".join(f"{name:>12}" for name in rows[0]))
-    for row in rows:
-        print("".join(f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12}" for value in row.values()))
     print(*(f"{name}: {clock:.2f} s, {cpu:.2f} s of the processor" for name, (clock, cpu) in seconds.items()), sep="\n")
 
 

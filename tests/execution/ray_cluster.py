@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_worker_niceness": "0",
+    "RAY_gcs_server_request_timeout_seconds": "600",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
-"""Loopback only, and all that join must know the token; and no niceness of 15, at which runs starve on a machine that does
-other things beside. Ray reads this when it is imported."""
+"""Loopback only, and all that join must know the token. For a machine that does other things beside: no niceness of 15, and
+patience. Ray reads this when it is imported."""
 
 KEY = "sk-of-the-shell-that-started-the-cluster"
 
@@ -35,7 +42,7 @@ class SmallCluster:
         os.environ["RAY_TMPDIR"] = str(self.folder)
         (self.folder / "ray").mkdir()
         head = {"num_cpus": 0, "include_dashboard": False, **_SMALL}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._cluster = started(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.address: str = self._cluster.address
         self._nodes: list = []
         self.caches: list[Path] = []
@@ -44,7 +51,7 @@ class SmallCluster:
         """Its number."""
         cache = self.folder / f"cache-{len(self._nodes)}"
         env = {"JAXRESEARCH_CACHE": str(cache), "ANTHROPIC_API_KEY": KEY}
-        self._nodes.append(self._cluster.add_node(num_cpus=2, env_vars=env, **_SMALL))
+        self._nodes.append(started(lambda: self._cluster.add_node(num_cpus=2, env_vars=env, **_SMALL)))
         self.caches.append(cache)
         return len(self._nodes) - 1
 
@@ -70,6 +77,22 @@ class SmallCluster:
 
 
 _SMALL = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
+
+
+def started(start: Callable[[], Any], attempts: int = 20) -> Any:
+    """What `start` returns once it succeeds. A node whose agents need more than 15 s to start dies of it, and that limit
+    cannot be set (ray-project/ray#65983); on a busy machine it takes several attempts."""
+    for _ in range(attempts - 1):
+        before = children(os.getpid())
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            for pid in set(children(os.getpid())) - set(before):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    return start()
 
 
 def command(pid: int) -> str:
