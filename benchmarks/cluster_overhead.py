@@ -1,9 +1,17 @@
 """What a run costs on a Ray cluster beyond the same run on this machine.
 
-    ray start --head --num-cpus 2
-    python benchmarks/cluster_overhead.py --address auto --runs 20
+    export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0
+    ray start --head --num-cpus 2 --node-ip-address 127.0.0.1 --include-dashboard false
+    python benchmarks/cluster_overhead.py --address 127.0.0.1:6379 --runs 20
+    ray stop
 
-Prints seconds from request to outcome, median of warm runs of one tiny program, here and there, and the difference.
+Warm runs of one tiny program, here and there in turns, so that whatever else the machine does meets both. Prints medians,
+in seconds:
+
+local, ray                      from request to outcome
+local_overhead, ray_overhead    the part of it that the worker did not count as its run's own
+overhead                        of each pair of runs, ray's part less local's: what the cluster costs
+worst                           the largest of those, which is no median
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from jaxresearch.config import StudyConfig, validate_config
@@ -26,35 +35,53 @@ from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.subjects import load_subject
 
 
-async def seconds_of_runs(executor: Executor, config: StudyConfig, runs: int) -> list[float]:
-    """Of each run, after one that compiles."""
-    candidate = load_subject(config.subject.source, config.subject.hyperparameters)
-    traced = await executor.trace(candidate)
-    assert isinstance(traced, TracedCandidate), traced
-    taken = []
-    for seed in range(runs + 1):
-        facts = {"program": traced.program, "traced": traced.traced, "budget": config.budget, "seed": seed}
-        identity = run_identity(**facts, phases=traced.phases, corpus="", tokenizer="", evaluation="")
-        started = time.monotonic()
-        outcome = await executor.run(
-            RunRequest(identity=identity, **facts, wall_cap_seconds=600, sandbox=traced.sandbox), lambda _: None
-        )
-        taken.append(time.monotonic() - started)
-        assert isinstance(outcome, CompletedRun), outcome
-    return taken[1:]
+@dataclass(frozen=True)
+class Seconds:
+    """Of one run. overhead: beyond what the worker counted as its own."""
+
+    all_told: float
+    overhead: float
+
+
+async def seconds_of_run(executor: Executor, traced: TracedCandidate, config: StudyConfig, seed: int) -> Seconds:
+    facts = {"program": traced.program, "traced": traced.traced, "budget": config.budget, "seed": seed}
+    identity = run_identity(**facts, phases=traced.phases, corpus="", tokenizer="", evaluation="")
+    request = RunRequest(identity=identity, **facts, wall_cap_seconds=600, sandbox=traced.sandbox)
+    started = time.monotonic()
+    outcome = await executor.run(request, lambda _: None)
+    taken = time.monotonic() - started
+    assert isinstance(outcome, CompletedRun), outcome
+    return Seconds(taken, taken - outcome.total_seconds)
 
 
 async def measure(config: StudyConfig, runs: int) -> dict[str, float]:
     corpus, sandbox = prepare_corpus(config, lambda stage, done: None), await choose_sandbox()
-    medians = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in (("local", LocalExecutor.create), ("ray", RayExecutor)):
-            executor = make(config, corpus, sandbox, programs=Path(folder, "programs"), runs=Path(folder, name))
-            try:
-                medians[name] = statistics.median(await seconds_of_runs(executor, config, runs))
-            finally:
-                await executor.close()
-    return {**medians, "overhead": medians["ray"] - medians["local"]}
+        local, ray = (
+            make(config, corpus, sandbox, programs=Path(folder, "programs"), runs=Path(folder, name))
+            for name, make in (("local", LocalExecutor.create), ("ray", RayExecutor))
+        )
+        try:
+            traced = await local.trace(load_subject(config.subject.source, config.subject.hyperparameters))
+            assert isinstance(traced, TracedCandidate), traced
+            for executor in (local, ray):  # the first run compiles
+                await seconds_of_run(executor, traced, config, runs)
+            pairs = [
+                (await seconds_of_run(local, traced, config, seed), await seconds_of_run(ray, traced, config, seed))
+                for seed in range(runs)
+            ]
+        finally:
+            await ray.close()
+            await local.close()
+    more = [there.overhead - here.overhead for here, there in pairs]
+    return {
+        "local": statistics.median(here.all_told for here, _ in pairs),
+        "ray": statistics.median(there.all_told for _, there in pairs),
+        "local_overhead": statistics.median(here.overhead for here, _ in pairs),
+        "ray_overhead": statistics.median(there.overhead for _, there in pairs),
+        "overhead": statistics.median(more),
+        "worst": max(more),
+    }
 
 
 def main() -> None:

@@ -3,17 +3,20 @@
     python benchmarks/long_study.py --strategy greedy --experiments 1000
 
 Everything but training is the laboratory's own: the sources of the default subject, git, ledger, digest, strategy. One
-row for every tenth part of the study:
+row for every tenth part of the study, printed as soon as it is there:
 
 experiment   the last one of the part
 seconds      of one experiment, all told, mean of the part: must not grow much
+cpu_seconds  of one experiment, processor time of this process and of git below it, mean of the part: what other work on
+             the machine disturbs least
 ask_seconds  from a round's beginning to its proposal, median of the part
 prompt       characters of the first message to the model, the largest of the part: must not grow
 recorded     characters of all requests of one proposal, tool answers included, the largest of the part
 ledger_mb    of its files, the write-ahead log among them
 rss_mb       resident memory of this process: must not grow
 
-Then, on the finished study: seconds of `jaxresearch status` and of `jaxresearch report`, each a process of its own.
+Then, on the finished study: seconds of `jaxresearch status` and of `jaxresearch report`, each a process of its own, by the
+clock and of the processor.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,14 +85,14 @@ def _noise(text: str) -> float:
     return (int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32 - 0.5) * 12**0.5
 
 
-def grow(folder: Path, strategy: str, experiments: int, parts: int = 10) -> list[dict[str, float]]:
+def grow(folder: Path, strategy: str, experiments: int, parts: int = 10) -> Iterator[dict[str, float]]:
     """One row for each of `parts` of a study of `experiments` with the builtin model."""
     config = StudyConfig.model_validate({"experiments": experiments, "strategy": {"name": strategy}})
     study = Study.create(folder, config, load_subject("gpt", {}), corpus="sha256:0", tokenizer="sha256:0")
-    rows, executor = [], SyntheticExecutor()
+    executor = SyntheticExecutor()
     try:
         for part in range(1, parts + 1):
-            until, began = experiments * part // parts, time.monotonic()
+            until, began, spent = experiments * part // parts, time.monotonic(), _cpu_seconds()
             asyncio.run(
                 study.run(
                     executor,
@@ -98,11 +101,19 @@ def grow(folder: Path, strategy: str, experiments: int, parts: int = 10) -> list
                     pause=lambda history, until=until: "measured" if len(history.contenders) >= until else None,
                 )
             )
-            seconds = (time.monotonic() - began) / (experiments // parts)
-            rows.append({"experiment": until, "seconds": seconds} | _row(study, until - experiments // parts, until))
+            first = experiments * (part - 1) // parts
+            seconds = (time.monotonic() - began) / (until - first)
+            cpu_seconds = (_cpu_seconds() - spent) / (until - first)
+            told = {"experiment": until, "seconds": seconds, "cpu_seconds": cpu_seconds}
+            yield told | _row(study, first, until)
     finally:
         study.close()
-    return rows
+
+
+def _cpu_seconds() -> float:
+    """Of this process, and of those that it has started and seen end."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def _row(study: Study, first: int, last: int) -> dict[str, float]:
@@ -129,13 +140,13 @@ def _row(study: Study, first: int, last: int) -> dict[str, float]:
     }
 
 
-def looking_in(folder: Path) -> dict[str, float]:
-    """Seconds that the commands take which only read."""
+def looking_in(folder: Path) -> dict[str, tuple[float, float]]:
+    """Seconds that the commands take which only read: by the clock, and of the processor."""
     seconds = {}
     for command in (["status", str(folder), "--json"], ["report", str(folder), "-o", str(folder / "report.html")]):
-        began = time.monotonic()
+        began, spent = time.monotonic(), _cpu_seconds()
         subprocess.run([sys.executable, "-m", "jaxresearch", *command], check=True, stdout=subprocess.DEVNULL)
-        seconds[command[0]] = time.monotonic() - began
+        seconds[command[0]] = (time.monotonic() - began, _cpu_seconds() - spent)
     return seconds
 
 
@@ -145,12 +156,13 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = grow(Path(folder) / "study", options.strategy, options.experiments)
+        for at, row in enumerate(grow(Path(folder) / "study", options.strategy, options.experiments)):
+            if not at:
+                print("".join(f"{name:>12}" for name in row))
+            line = (f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12}" for value in row.values())
+            print("".join(line), flush=True)
         seconds = looking_in(Path(folder) / "study")
-    print("".join(f"{name:>12}" for name in rows[0]))
-    for row in rows:
-        print("".join(f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12}" for value in row.values()))
-    print(*(f"{name}: {value:.2f} s" for name, value in seconds.items()), sep="\n")
+    print(*(f"{name}: {clock:.2f} s, {cpu:.2f} s of the processor" for name, (clock, cpu) in seconds.items()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxresearch.data.manifest import SEALED
+from jaxresearch.execution.base import RunRequest
 from jaxresearch.execution.cluster.executor import RayExecutor
-from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
+from jaxresearch.experiment import CompletedRun, RunOutcome, Verdict
 from jaxresearch.training.seal import checkpoint_folder, find_named, read_seal
 from tests.execution.ray_cluster import KEY, SmallCluster, alive, wait_for, workers_of
 from tests.laboratory import BASELINE, Laboratory, tiny_config, with_logits
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 LONG = "10000000steps"
 FOREVER = "honest + jax.lax.while_loop(lambda x: x > -1.0, lambda x: x * 0.5, 1.0)"
@@ -42,31 +45,54 @@ class Bench(Laboratory):
         self.runner, self.config, self.corpus, self.sandbox, self.root = runner, config, corpus, sandbox, root
         self.executor = RayExecutor(config, corpus, sandbox, programs=root / "programs", runs=root / "runs")  # type: ignore[assignment]
 
-    def start(self, traced, **settings) -> asyncio.Task:
-        return self.runner.get_loop().create_task(self.executor.run(self.request(traced, **settings), lambda _: None))
+    def request(self, traced, **settings) -> RunRequest:
+        """With time enough on a machine that does other things beside."""
+        return super().request(traced, **{"wall_cap_seconds": 3000.0, **settings})
 
-    def begun(self, count: int, **settings) -> list[asyncio.Task]:
+    def begun(self, count: int, **settings) -> list[Begun]:
         """So many runs, all of them training."""
-        steps: list[set[int]] = [set() for _ in range(count)]
 
-        async def begin() -> list[asyncio.Task]:
-            tasks = []
-            for seed, seen in enumerate(steps):
-                request = self.request(seed=seed, **settings)
-                run = self.executor.run(request, lambda progress, seen=seen: seen.add(progress.step))
-                tasks.append(asyncio.create_task(run))
-            while not all(len(seen) > 1 or task.done() for seen, task in zip(steps, tasks, strict=True)):
-                await asyncio.sleep(0.05)
-            return tasks
+        async def begin() -> list[Begun]:
+            runs = []
+            for seed in range(count):
+                steps: set[int] = set()
+                run = self.executor.run(
+                    self.request(seed=seed, **settings), lambda progress, s=steps: s.add(progress.step)
+                )
+                runs.append(Begun(seed, asyncio.create_task(run), steps))
+            await further(runs)
+            return runs
 
         return self.runner.run(begin())
 
-    def results(self, tasks: list[asyncio.Task]) -> list:
-        return self.runner.run(_all(tasks))
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that goes on. steps: where it has been seen."""
+
+    seed: int
+    task: asyncio.Task
+    steps: set[int]
 
 
-async def _all(tasks: list[asyncio.Task]) -> list:
-    return await asyncio.gather(*tasks)
+async def further(runs: list[Begun]) -> None:
+    """Until each has been seen at two more steps, or has ended."""
+    before = [len(run.steps) for run in runs]
+    while not all(run.task.done() or len(run.steps) > seen + 1 for run, seen in zip(runs, before, strict=True)):
+        await asyncio.sleep(0.05)
+
+
+async def cancel(runs: list[Begun]) -> None:
+    for run in runs:
+        run.task.cancel()
+    await asyncio.wait([run.task for run in runs])
+
+
+async def ended(runs: list[Begun], count: int) -> list[Begun]:
+    """The first so many that have ended."""
+    while sum(run.task.done() for run in runs) < count:
+        await asyncio.wait([run.task for run in runs], timeout=1.0)
+    return [run for run in runs if run.task.done()]
 
 
 @pytest.fixture(scope="module")
@@ -115,50 +141,52 @@ def test_no_key_of_a_node_reaches_a_worker(bench, cluster):
     assert not any(KEY in environment or "RAY_AUTH" in environment for environment in found)
 
 
-def test_of_four_runs_one_whose_keeper_is_killed_is_lost_and_the_others_are_not(bench, here, cluster):
+def test_of_four_runs_one_whose_keeper_is_killed_is_lost_and_the_others_go_on_until_they_are_cancelled(
+    bench, here, cluster
+):
     traced = bench.traced(BASELINE)
     assert bench.executor.workers == 4
-    tasks = bench.begun(4, traced=traced, budget="3000steps")
-    at_work = keepers(cluster)
+    runs = bench.begun(4, traced=traced, budget=LONG)
+    at_work = {keeper: workers_of(keeper) for keeper in keepers(cluster)}
     assert len(at_work) == 4
-    victim = at_work[0]
-    workers = workers_of(victim)
+    victim = next(iter(at_work))
     os.kill(victim, signal.SIGKILL)
-    outcomes = bench.results(tasks)
-    lost = [outcome for outcome in outcomes if isinstance(outcome, FailedRun)]
-    assert [outcome.verdict for outcome in lost] == [Verdict.INFRASTRUCTURE]
-    assert wait_for(lambda: not any(map(alive, workers)), 10), "its worker ended with it"
-    done = [outcome for outcome in outcomes if isinstance(outcome, CompletedRun)]
-    assert len(done) == 3
-    local = here.run(here.traced(BASELINE), seed=done[0].seed, budget="3000steps")
-    assert local.val_bpb == done[0].val_bpb
-    again = bench.run(traced, seed=lost[0].seed, budget="3000steps")
-    assert isinstance(again, CompletedRun)
+    (lost,) = bench.runner.run(ended(runs, 1))
+    assert lost.task.result().verdict is Verdict.INFRASTRUCTURE
+    assert wait_for(lambda: not any(map(alive, at_work[victim]))), "its worker ended with it"
+    others = [run for run in runs if run is not lost]
+    bench.runner.run(further(others))
+    assert not any(run.task.done() for run in others)
+    bench.runner.run(cancel(others))
+    assert all(run.task.cancelled() for run in others)
+    everyone = [pid for keeper, workers in at_work.items() for pid in (keeper, *workers)]
+    assert wait_for(lambda: not any(map(alive, everyone))), "keepers and workers ended"
+    again = bench.run(traced, seed=lost.seed, budget="300steps")
+    assert again.val_bpb == here.run(here.traced(BASELINE), seed=lost.seed, budget="300steps").val_bpb
 
 
-def test_a_program_that_costs_its_worker_the_life_is_a_crash(bench, cluster):
-    (task,) = bench.begun(1, traced=bench.traced(BASELINE), budget=LONG)
-    busy = [pid for keeper in keepers(cluster) for pid in workers_of(keeper)]
-    for pid in busy:
-        os.kill(pid, signal.SIGKILL)
-    (outcome,) = bench.results([task])
+def test_a_run_that_costs_two_workers_their_lives_is_a_crash(bench, cluster):
+    request, seen, killed = bench.request(bench.traced(BASELINE), budget=LONG), [], set()
+
+    def workers() -> set[int]:
+        return {pid for keeper in keepers(cluster) for pid in workers_of(keeper)} - killed
+
+    async def kill_twice() -> RunOutcome:
+        run = asyncio.create_task(bench.executor.run(request, seen.append))
+        for _ in range(2):
+            while not (run.done() or workers()):
+                await asyncio.sleep(0.05)
+            before = len(seen)  # a keeper repeats the last word of a dead worker until the next one speaks
+            while not (run.done() or (len(set(seen[before:])) > 1 and seen[-1].stage == "train")):
+                await asyncio.sleep(0.05)
+            for pid in (now := workers()):
+                with contextlib.suppress(ProcessLookupError):  # what contained it took it along
+                    os.kill(pid, signal.SIGKILL)
+            killed.update(now)
+        return await run
+
+    outcome = bench.runner.run(kill_twice())
     assert (outcome.verdict, "the worker died while it did train" in outcome.reason) == (Verdict.CRASH, True)
-
-
-def test_a_cancelled_run_ends_now(bench, cluster):
-    tasks = bench.begun(1, traced=bench.traced(BASELINE), budget=LONG)
-    before = {keeper: workers_of(keeper) for keeper in keepers(cluster)}
-
-    async def cancel() -> None:
-        tasks[0].cancel()
-        await asyncio.wait(tasks)
-
-    bench.runner.run(cancel())
-    assert tasks[0].cancelled()
-    assert wait_for(lambda: any(not alive(keeper) for keeper in before), 10)
-    ended = [pid for keeper, workers in before.items() if not alive(keeper) for pid in workers]
-    assert ended
-    assert wait_for(lambda: not any(map(alive, ended)), 10)
 
 
 def test_a_time_limit_kills_what_does_not_return(bench):
@@ -169,21 +197,21 @@ def test_a_time_limit_kills_what_does_not_return(bench):
 
 def test_a_node_that_goes_loses_its_runs_and_another_takes_them(bench, cluster):
     traced = bench.traced(BASELINE)
-    tasks = bench.begun(4, traced=traced, budget=LONG)
+    runs = bench.begun(4, traced=traced, budget=LONG)
     cluster.remove_node(1)
-
-    async def look() -> list[asyncio.Task]:
-        done: set[asyncio.Task] = set()
-        while len(done) < 2:
-            done, _ = await asyncio.wait(tasks, timeout=1.0)
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        return list(done)
-
-    lost = bench.results(bench.runner.run(look()))
-    assert [outcome.verdict for outcome in lost] == [Verdict.INFRASTRUCTURE] * 2
+    lost = bench.runner.run(ended(runs, 2))
+    bench.runner.run(cancel([run for run in runs if run not in lost]))
+    assert [run.task.result().verdict for run in lost] == [Verdict.INFRASTRUCTURE] * 2
     assert isinstance(bench.run(traced), CompletedRun)
-    assert wait_for(lambda: bench.executor.workers == 2, 120), "Ray's own word on a silent node takes a minute"
+    assert wait_for(lambda: bench.executor.workers == 2), "Ray's own word on a silent node takes a minute"
     cluster.add_node()
     assert bench.executor.workers == 4
+
+
+def test_an_executor_that_is_closed_leaves_no_process_behind(bench, cluster):
+    assert isinstance(bench.run(bench.traced(BASELINE)), CompletedRun)
+    there = [pid for number in (0, 2) for pid in cluster.keepers(number)]
+    workers = [pid for keeper in there for pid in workers_of(keeper)]
+    assert workers
+    bench.close()
+    assert wait_for(lambda: not any(map(alive, [*there, *workers])))

@@ -71,7 +71,7 @@ class Cluster:
                 "execution.executor: Ray is not installed.", fix="pip install 'jaxresearch[ray]'"
             ) from None
         self._ray, self._connected_here = ray, not ray.is_initialized()
-        self._stdout: TextIO | None = None
+        self._shield: _OursAlone | None = None
         if not self._connected_here:
             return
         try:
@@ -79,7 +79,8 @@ class Cluster:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = one_line(str(error), 200).rstrip(".")
             raise ExecutorLostError(f"no Ray cluster at {address}: {reason}.", fix=_START) from None
-        self._stdout, sys.stdout = sys.stdout, cast(TextIO, _OursAlone(sys.stdout))
+        self._shield = _OursAlone(sys.stdout)
+        sys.stdout = cast(TextIO, self._shield)
 
     def needs(self, config: ExecutionConfig) -> Needs:
         """What a run takes here. Raises `ConfigurationError` where that is not settled or no node ever has it."""
@@ -123,8 +124,8 @@ class Cluster:
         """Leave the cluster, if this object joined it."""
         if self._connected_here and self._ray.is_initialized():
             self._ray.shutdown()
-        if self._stdout is not None:
-            sys.stdout, self._stdout = self._stdout, None
+        if self._shield is not None and sys.stdout is self._shield:  # else somebody else has put another in its place
+            sys.stdout = self._shield.stream
 
 
 def _check_reachable(address: str) -> None:
@@ -161,12 +162,12 @@ class _OursAlone:
     """Standard output without what a thread of Ray's prints there about nodes: a result must stand alone on it."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self.stream = stream
 
     def write(self, text: str) -> int:
         if threading.current_thread().name.startswith("ray_"):
             return len(text)
-        return self._stream.write(text)
+        return self.stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
