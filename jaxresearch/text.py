@@ -6,15 +6,26 @@ import unicodedata
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories of control, format (bidirectional overrides too), surrogate and unassigned characters."""
+_INVISIBLE = frozenset(
+    map(chr, [0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, 0xFFA0])
+) | frozenset(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
+"""Letters and marks of other categories that nothing shows: fillers, and variation selectors, which can spell any text."""
+
+
+def is_hidden(character: str) -> bool:
+    """Whether a reader would not see `character`, or see others differently for it. Newlines and tabs are not hidden."""
+    if character in "\n\t":
+        return False
+    return character in _INVISIBLE or unicodedata.category(character) in _UNSAFE
 
 
 def clean(text: str) -> str:
-    r"""`text` without control and format characters; newlines and tabs stay.
+    r"""`text` without control, format and invisible characters; newlines and tabs stay.
 
     >>> clean("a\x1b[31mred\u202e\n")
     'a[31mred\n'
     """
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _UNSAFE)
+    return "".join(c for c in text if not is_hidden(c))
 
 
 def one_line(text: str, limit: int = 200) -> str:
