@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
@@ -272,9 +273,15 @@ def known_secrets(environment: Mapping[str, str] | None = None) -> tuple[str, ..
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` with each of `secrets` taken out, also where it stands escaped inside JSON."""
+    """`text` with each of `secrets` taken out, also where it stands escaped inside JSON or an address."""
     for secret in secrets:
-        for form in {secret, _in_json(secret), _in_json(secret, ascii_only=True)}:
+        for form in {
+            secret,
+            _in_json(secret),
+            _in_json(secret, ascii_only=True),
+            quote(secret),
+            quote(secret, safe=""),
+        }:
             text = text.replace(form, _REDACTED)
     return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -19,6 +20,11 @@ SUBJECT_FOLDER = "models"
 MAX_SOURCE_CHARACTERS = 1_000_000
 """Of all files of a candidate together."""
 _MAX_PATH = 200
+_ENCODING = re.compile(
+    r"(?:[ \t\f]*(?:#[^\r\n]*)?(?:\r\n?|\n))?[ \t\f]*#[^\r\n]*?coding[:=](?![ \t]*utf-?8(?![-\w.]))", re.IGNORECASE
+)
+"""A comment in the first two lines by which Python would read other text than everybody else (PEP 263): in UTF-7, code
+can stand in what anyone takes for a comment."""
 
 
 def _encodable(text: str) -> str:
@@ -116,6 +122,8 @@ def apply(proposal: Proposal, parent: Candidate) -> Candidate:
     for edit in proposal.edits:
         path = checked_path(edit.path)
         files[path] = _edited(path, files.get(path), edit)
+        if _ENCODING.match(files[path]):
+            raise EditError(f"{path} declares an encoding, and sources are UTF-8.", fix="Leave the declaration out.")
         if any(other.startswith(f"{path}/") or path.startswith(f"{other}/") for other in files):
             raise EditError(f"{path} cannot be a file and a folder at once.", fix="Choose another name.")
     if sum(map(len, files.values())) > MAX_SOURCE_CHARACTERS:

@@ -7,6 +7,17 @@ from collections.abc import Callable
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories of control, format (bidirectional overrides too), surrogate and unassigned characters."""
+_INVISIBLE = frozenset(
+    map(chr, [0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, 0xFFA0])
+) | frozenset(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
+"""Letters and marks of other categories that nothing shows: fillers, and variation selectors, which can spell any text."""
+
+
+def is_hidden(character: str) -> bool:
+    """Whether a reader would not see `character`, or see others differently for it. Newlines and tabs are not hidden."""
+    if character in "\n\t":
+        return False
+    return character in _INVISIBLE or unicodedata.category(character) in _UNSAFE
 
 
 class Translation(dict[int, str | None]):
@@ -18,15 +29,14 @@ class Translation(dict[int, str | None]):
 
     def __missing__(self, point: int) -> str | None:
         character = chr(point)
-        safe = character in "\n\t" or unicodedata.category(character) not in _UNSAFE
-        return character if safe else self._instead(character)
+        return self._instead(character) if is_hidden(character) else character
 
 
 _CLEAN = Translation(lambda character: None)
 
 
 def clean(text: str) -> str:
-    r"""`text` without control and format characters; newlines and tabs stay.
+    r"""`text` without control, format and invisible characters; newlines and tabs stay.
 
     >>> clean("a\x1b[31mred\u202e\n")
     'a[31mred\n'

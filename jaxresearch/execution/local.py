@@ -27,6 +27,7 @@ from jaxresearch.program.program import Manifest
 from jaxresearch.program.tracing import TracedModules, trace
 from jaxresearch.proposal import Candidate
 from jaxresearch.sandbox import Sandbox
+from jaxresearch.text import one_line
 from jaxresearch.training.seal import checkpoint_folder, sealed
 
 _GRACE_SECONDS = 20.0
@@ -173,7 +174,7 @@ class LocalExecutor:
         )
 
         def refused(verdict: Verdict, reason: str) -> TraceFailure:
-            return TraceFailure(verdict=verdict, reason=reason, trace_seconds=traced.seconds)
+            return TraceFailure(verdict=verdict, reason=one_line(reason, 500), trace_seconds=traced.seconds)
 
         limits = {"verify": self._limits.trace_seconds}
         try:

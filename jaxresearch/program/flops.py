@@ -8,7 +8,8 @@ What counts, per operation:
 | convolution                                        | 2 x elements of the result x kernel elements / output features |
 | elementwise arithmetic and transcendental          | 1 for each element of the result                  |
 | reduce, reduce_window, sort, scatter, cumulative   | those of the body for each element combined       |
-| while                                              | (body + condition) x trip count                   |
+| select_and_scatter                                 | selecting: each element of each window; scattering: each window |
+| while                                              | (body + condition) x trip count, condition once more |
 | case, if                                           | the costliest branch                              |
 | composite, call                                    | those of the function it stands for               |
 | gather, slice, reshape, transpose, constants, ...  | 0                                                 |
@@ -81,7 +82,8 @@ class _Counter:
                 return self.function(string_attribute(op, "decomposition"))
             case "stablehlo.while":
                 condition, body = op.regions
-                return trip_count(op) * (self.region(body) + self.region(condition))
+                trips = trip_count(op)
+                return trips * self.region(body) + (trips + 1) * self.region(condition)
             case "stablehlo.case" | "stablehlo.if":
                 return max((self.region(branch) for branch in op.regions), default=0.0)
             case "stablehlo.reduce":
@@ -95,8 +97,12 @@ class _Counter:
                 return self.region(op.regions[0]) * _elements(op.operands[0]) * math.ceil(math.log2(max(2, length)))
             case "stablehlo.scatter":
                 return self.region(op.regions[0]) * _elements(op.operands[len(op.operands) - len(op.results)])
-            case "stablehlo.select_and_scatter" | "stablehlo.map":
-                return math.fsum(self.region(region) for region in op.regions) * _elements(op.operands[0])
+            case "stablehlo.select_and_scatter":
+                select, scatter = map(self.region, op.regions)
+                window = _integers(op.attributes["window_dimensions"]) if "window_dimensions" in op.attributes else [1]
+                return (select * math.prod(window) + scatter) * _elements(op.operands[1])
+            case "stablehlo.map":
+                return self.region(op.regions[0]) * _elements(op.results[0])
             case _:
                 return 0.0
 

@@ -3,6 +3,9 @@
 A mark changes nothing of what a program computes. Before a program is counted or compiled its marks are taken out: each
 becomes a call of its decomposition, or of a kernel that the laboratory puts in the place of a decomposition it knows.
 Calls are inlined and equal operations merged, so what a gradient's decomposition repeats of the forward pass is done once.
+
+Other composites (JAX's own: `chlo.erf`, `chlo.top_k`) are taken out as well. XLA goes by the name of those and never looks
+at what they stand for: one called `chlo.top_k` that stands for nothing would sort, and be counted as nothing.
 """
 
 from __future__ import annotations
@@ -46,11 +49,11 @@ def find_marks(module: Module) -> list[Mark]:
     """The marks of a module in the order of its text."""
     with module.context:
         bodies: dict[str, str] = {}
-        return [_mark(module, op, bodies) for op in _composites(module.handle)]
+        return [_mark(module, op, bodies) for op in walk(module.handle.operation) if _is_mark(op)]
 
 
 def take_out_marks(module: Module, kernels: Mapping[Mark, Module] | None = None) -> Module:
-    """A copy without marks: `kernels` (modules whose `main` has the mark's types) stand where one is given for a mark.
+    """A copy without composites: `kernels` (modules whose `main` has the mark's types) stand where one is given for a mark.
 
     Raises `UnreadableModuleError` for marks that hold too much.
     """
@@ -58,7 +61,8 @@ def take_out_marks(module: Module, kernels: Mapping[Mark, Module] | None = None)
         bodies: dict[str, str] = {}
         handle = ir.Module.parse(module.text)
         copy = Module(handle, module.context)
-        found = [(op, _mark(copy, op, bodies) if kernels else None) for op in _composites(handle)]
+        composites = [op for op in walk(handle.operation) if op.name == "stablehlo.composite"]
+        found = [(op, _mark(copy, op, bodies) if kernels and _is_mark(op) else None) for op in composites]
         if not found:
             return module
         targets = {
@@ -74,10 +78,6 @@ def take_out_marks(module: Module, kernels: Mapping[Mark, Module] | None = None)
         _inline(copy, [op for op, _ in found])
         passmanager.PassManager.parse(_TAKE_OUT).run(handle.operation)
         return copy
-
-
-def _composites(handle: ir.Module) -> list[Operation]:
-    return [op for op in walk(handle.operation) if _is_mark(op)]
 
 
 def _is_mark(op: Operation) -> bool:
@@ -157,7 +157,7 @@ def _inline(module: Module, composites: Sequence[Operation]) -> None:
         for new in inside:
             new.move_before(op)
             waiting += [
-                one for one in (new.operation, *walk(new.operation)) if one.name == "func.call" or _is_mark(one)
+                one for one in (new.operation, *walk(new.operation)) if one.name in ("func.call", "stablehlo.composite")
             ]
         inlined += len(inside)
         if inlined > _MAX_INLINED:

@@ -17,7 +17,7 @@ from jaxresearch.experiment import TraceFailure, Verdict
 from jaxresearch.machine import physical_memory_bytes
 from jaxresearch.proposal import Candidate, Hyperparameter, Scalar
 from jaxresearch.sandbox import Sandbox, SandboxOutcome, write_tree
-from jaxresearch.text import clean
+from jaxresearch.text import clean, one_line
 
 _TRACER = Path(__file__).with_name("tracer.py")
 _HEADER_BYTES = 1_000_000
@@ -94,7 +94,7 @@ async def trace(
 def _read(outcome: SandboxOutcome, limits: LimitsConfig) -> TracedModules | TraceFailure:
     def failure(verdict: Verdict, reason: str, traceback: str = "") -> TraceFailure:
         return TraceFailure(
-            verdict=verdict, reason=clean(reason), traceback=clean(traceback), trace_seconds=outcome.seconds
+            verdict=verdict, reason=one_line(reason, 500), traceback=clean(traceback), trace_seconds=outcome.seconds
         )
 
     log = outcome.log
@@ -111,7 +111,7 @@ def _read(outcome: SandboxOutcome, limits: LimitsConfig) -> TracedModules | Trac
     try:
         raw: dict[str, Any] = json.loads(body[:length])
         if "error" in raw:
-            return failure(Verdict.CRASH, str(raw["error"])[:500], str(raw.get("traceback", ""))[-8192:])
+            return failure(Verdict.CRASH, str(raw["error"])[:2000], str(raw.get("traceback", ""))[-8192:])
         header = _Header.model_validate(raw)
         values = {h.name: float(h.value) for h in header.hyperparameters if h.traced}
         if sorted(values) != list(header.traced) or not all(map(math.isfinite, values.values())):
@@ -130,8 +130,8 @@ def _read(outcome: SandboxOutcome, limits: LimitsConfig) -> TracedModules | Trac
         hyperparameters=tuple(_tidy(h) for h in header.hyperparameters),
         values=values,
         phases=header.phases,
-        leaves=tuple(clean(name)[:200] for name in header.leaves),
-        metrics=tuple(clean(name)[:200] for name in header.metrics),
+        leaves=tuple(one_line(name) for name in header.leaves),
+        metrics=tuple(one_line(name) for name in header.metrics),
         blobs=tuple(blobs),
         seconds=outcome.seconds,
     )
@@ -147,4 +147,4 @@ def _well_formed(h: Hyperparameter) -> bool:
 def _tidy(h: Hyperparameter) -> Hyperparameter:
     value = clean(h.value)[:200] if isinstance(h.value, str) else h.value
     choices = tuple(clean(c)[:200] if isinstance(c, str) else c for c in h.choices[:100])
-    return Hyperparameter(h.name, value, h.low, h.high, h.log, h.traced, choices, clean(h.doc)[:500])
+    return Hyperparameter(h.name, value, h.low, h.high, h.log, h.traced, choices, one_line(h.doc, 500))

@@ -81,32 +81,52 @@ def verify(
     wanted: Signature,
     limits: ProgramLimits,
 ) -> VerifiedModules:
-    """Raises `InvalidProgramError` unless every module is well formed, pure, small, and has the agreed signature."""
+    """Raises `InvalidProgramError` unless every module is well formed, pure, small, and has the agreed signature.
+
+    Nothing but the modules can make this fail, so whatever goes wrong with them is a refusal too, and no fault of ours.
+    """
+    try:
+        return _verify(blobs, traced, phases, metrics, wanted, limits)
+    except (InvalidProgramError, MemoryError):
+        raise
+    except stablehlo.UnreadableModuleError as error:
+        raise InvalidProgramError(f"unreadable module: {error}") from None
+    except Exception as error:  # regions nested past any stack, names that are no text, what nobody has thought of
+        raise InvalidProgramError(f"unreadable module: it cannot be walked ({type(error).__name__})") from None
+
+
+def _verify(
+    blobs: Sequence[bytes],
+    traced: Sequence[str],
+    phases: Sequence[tuple[float, int, int]],
+    metrics: Sequence[str],
+    wanted: Signature,
+    limits: ProgramLimits,
+) -> VerifiedModules:
     total = sum(map(len, blobs))
     if total > limits.program_bytes:
         raise InvalidProgramError(f"program bytes: {total:,}, above the cap of {limits.program_bytes:,}")
     _check_phases(phases, wanted)
     if len(blobs) != len(phases) + 2:
         raise InvalidProgramError(f"{len(blobs)} modules where {len(phases) + 2} belong")
-    try:
-        modules = tuple(stablehlo.parse(blob) for blob in blobs)
-        carried = [_check_module(module) for module in modules]
-        constants, attributes = (sum(each) for each in zip(*carried, strict=True))
-        if constants > limits.constant_bytes:
-            raise InvalidProgramError(
-                f"constant bytes: the program carries {constants:,} bytes of constants, above the cap of "
-                f"{limits.constant_bytes:,}; compute tables instead"
-            )
-        if attributes > limits.attribute_bytes:
-            raise InvalidProgramError(
-                f"attribute bytes: the program carries {attributes:,} bytes of numbers in attributes, above the cap of "
-                f"{limits.attribute_bytes:,}; an honest program this large needs limits.attribute_bytes raised"
-            )
-        state = _check_signatures(modules, traced, phases, metrics, wanted)
-        parameters = _count_parameters(modules[-1], state)
-        counted = [take_out_marks(module) for module in modules[1:]]  # as they will be compiled
-    except stablehlo.UnreadableModuleError as error:
-        raise InvalidProgramError(f"unreadable module: {error}") from None
+    modules = tuple(stablehlo.parse(blob) for blob in blobs)
+    carried = [_check_module(module) for module in modules]
+    if any(stablehlo.parse(module.serialize()).text != module.text for module in modules):
+        raise InvalidProgramError("unreadable module: stored and read back it would be another one")
+    constants, attributes = (sum(each) for each in zip(*carried, strict=True))
+    if constants > limits.constant_bytes:
+        raise InvalidProgramError(
+            f"constant bytes: the program carries {constants:,} bytes of constants, above the cap of "
+            f"{limits.constant_bytes:,}; compute tables instead"
+        )
+    if attributes > limits.attribute_bytes:
+        raise InvalidProgramError(
+            f"attribute bytes: the program carries {attributes:,} bytes of numbers in attributes, above the cap of "
+            f"{limits.attribute_bytes:,}; an honest program this large needs limits.attribute_bytes raised"
+        )
+    state = _check_signatures(modules, traced, phases, metrics, wanted)
+    parameters = _count_parameters(modules[-1], state)
+    counted = [take_out_marks(module) for module in modules[1:]]  # as they will be compiled
     if parameters > limits.parameters:
         raise InvalidProgramError(f"parameters: {parameters:,}, above the cap of {limits.parameters:,}")
     return VerifiedModules(
@@ -142,6 +162,9 @@ def _check_module(module: Module) -> tuple[int, int]:
         functions = module.functions
         if len(functions) != len(top) or "main" not in functions:
             raise InvalidProgramError("functions: `main` is missing or a name occurs twice")
+        empty = next((name for name, function in functions.items() if not len(function.regions[0].blocks)), None)
+        if empty is not None:
+            raise InvalidProgramError(f"function {empty} is declared and has no body")
         _refuse_attributes(module.handle.operation)
         constants = attributes = 0
         for op in stablehlo.walk(module.handle.operation):

@@ -8,6 +8,10 @@ One forward pass tests one cut in each row. On every run a few random cuts look 
 believed, cuts are drawn in proportion to each token's gain over the reference, so that power is per unit of forged
 gain: in one run, a leak worth a quarter of its gain is missed with a probability below `MISS_PROBABILITY`. Nothing is
 kept on fewer than two such runs, so a kept leak of that worth was missed at least twice: with a probability below 1 %.
+
+A leak need not show the next token. One that only rules out some likely tokens, where they do not come, gains as well, and
+at the tokens that gain nothing moves unless just those are put in. It shows where they do come, and gains nothing there.
+So further cuts are drawn evenly: what such a hint gains, in nats a token, is at most the share of places where it shows.
 """
 
 from __future__ import annotations
@@ -86,10 +90,16 @@ def gain_audits(
     wanted = 1 if share >= 1 else math.ceil(math.log(tolerated) / math.log1p(-share))
     count = min(MAX_GAIN_CUTS, max(subject.scorer.batch, wanted))
     flat = randomness.choice(visible.size, size=count, p=(visible / visible.sum()).ravel())
+    hint = claimed / scored.sum()  # nats a token, were it all a hint at what does not come
+    even = min(MAX_GAIN_CUTS, math.ceil(-math.log(tolerated) / hint))
+    flat = np.concatenate([flat, randomness.choice(visible.size, size=even)])
     places = np.stack(np.unravel_index(flat, visible.shape), axis=1)
     cuts = [Cut(int(batch), int(row), int(target) + 1) for batch, row, target in places]
-    missed = (1 - min(1.0, share)) ** count
-    detail = f"cuts drawn by gain; a leak worth {LEAK_SHARE:.0%} of it is missed with probability {missed:.2g}"
+    missed, unseen = (1 - min(1.0, share)) ** count, math.exp(-hint * even)
+    detail = (
+        f"cuts drawn by gain; a leak worth {LEAK_SHARE:.0%} of it is missed with probability {missed:.2g}, "
+        f"one that is all of it and only rules tokens out with at most {unseen:.2g}"
+    )
     causality, company = check_gain(subject, cuts, nats, randomness)
     return (independence, company, causality.model_copy(update={"detail": causality.detail or detail}))
 

@@ -91,9 +91,13 @@ def sources_fingerprint(candidate: Candidate) -> str:
 
 
 def diff_text(parent: Candidate, candidate: Candidate) -> str:
-    """Unified diff of all files."""
+    """Unified diff of all files. Only a newline ends a line: what else ends one elsewhere is shown, not lost."""
     lines: list[str] = []
     for path in sorted({*parent.files, *candidate.files}):
         before, after = parent.files.get(path, ""), candidate.files.get(path, "")
-        lines += difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{path}", f"b/{path}", lineterm="")
+        lines += difflib.unified_diff(_lines(before), _lines(after), f"a/{path}", f"b/{path}", lineterm="")
     return "\n".join(lines) + "\n"
+
+
+def _lines(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n") if text else []

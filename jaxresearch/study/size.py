@@ -1,7 +1,8 @@
 """The size of a candidate's sources: what makes one simpler than another, and what a constraint on lines counts.
 
 Comments, blank lines and docstrings are not code. Joining lines makes fewer of them but no fewer tokens, so both are
-counted; only candidates that have less of both are simpler by their code.
+counted; only candidates that have less of both are simpler by their code. Where text can be run as code, a comment, a
+docstring or one long string may be all of the model: there each character counts as a token, and each line as code.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from jaxresearch.proposal import Candidate
 
 _LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+_RUN_TEXT = {"exec", "eval", "__import__", "importlib", "builtins", "__builtins__", "globals", "locals", "vars"}
+"""Names by which Python runs text, or comes by what does."""
 
 
 class CodeSize(BaseModel):
@@ -38,8 +41,9 @@ def code_size(candidate: Candidate, baseline: Candidate) -> CodeSize:
 def _code(candidate: Candidate) -> tuple[Counter[str], int]:
     lines: Counter[str] = Counter()
     tokens = 0
+    runs_text = any(map(_runs_text, candidate.files.values()))
     for text in candidate.files.values():
-        found, count = _code_lines(text)
+        found, count = (_text_lines(text), len(text)) if runs_text else _code_lines(text)
         lines.update(found)
         tokens += count
     return lines, tokens
@@ -59,6 +63,19 @@ def _code_lines(text: str) -> tuple[tuple[str, ...], int]:
                     rows |= {row for each in statement for row in range(each.start[0], each.end[0] + 1)}
                 statement = []
     except (tokenize.TokenError, SyntaxError, RecursionError):
-        return tuple(line.strip() for line in text.splitlines() if line.strip()), len(text.split())
+        return _text_lines(text), len(text.split())
     lines = io.StringIO(text).readlines()
     return tuple(lines[row - 1].strip() for row in sorted(rows) if row <= len(lines)), tokens
+
+
+def _text_lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+@lru_cache(maxsize=64)
+def _runs_text(text: str) -> bool:
+    try:
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        return any(each.type == tokenize.NAME and each.string in _RUN_TEXT for each in tokens)
+    except (tokenize.TokenError, SyntaxError, RecursionError):
+        return False  # it cannot be run itself

@@ -256,6 +256,7 @@ def test_redaction_is_by_value_and_knows_json():
     assert sorted(secrets) == ['a"quoted\\key', "hf_12345678"]
     text = json.dumps({"said": 'a"quoted\\key and hf_12345678 and /usr/bin:/bin'})
     assert json.loads(redact(text, secrets)) == {"said": "[redacted] and [redacted] and /usr/bin:/bin"}
+    assert redact("GET /v1?key=a%22quoted%5Ckey&n=1 failed", secrets) == "GET /v1?key=[redacted]&n=1 failed"
 
 
 def test_replay_gives_the_same_proposals_without_a_provider(session):

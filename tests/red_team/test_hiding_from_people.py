@@ -1,0 +1,102 @@
+"""Sources and words made to look other than what they are: to whoever approves, counts or reads them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+
+import pytest
+
+from jaxresearch.config import LimitsConfig
+from jaxresearch.experiment import Verdict
+from jaxresearch.program.tracing import TracedModules, _read
+from jaxresearch.proposal import Candidate, Edit, EditError, Proposal, apply
+from jaxresearch.report.record import revealed
+from jaxresearch.sandbox import SandboxOutcome
+from jaxresearch.study.approval import diff_text
+from jaxresearch.study.size import code_size
+from tests.laboratory import BASELINE
+
+BEFORE = Candidate({"models/recipe.py": "# a note\nguard()\nrest()\n"})
+
+
+@pytest.mark.parametrize("ending", ["\x0c", "\r", "\x0b", "\x1c", "\x85", "\u2028"])
+def test_a_line_that_goes_into_a_comment_is_in_the_diff(ending):
+    """Nothing but its newline is exchanged for what ends a line elsewhere; Python then takes `guard()` for a comment."""
+    after = Candidate({"models/recipe.py": BEFORE.files["models/recipe.py"].replace("\n", ending, 1)})
+    assert not list(difflib.unified_diff(*(each.files["models/recipe.py"].splitlines() for each in (BEFORE, after))))
+    shown = revealed(diff_text(BEFORE, after))
+    assert "-guard()" in shown
+    assert "+# a note\\" in shown
+
+
+def test_the_diff_of_ordinary_lines_is_as_ever():
+    after = Candidate({"models/recipe.py": "# a note\nrest()\n", "models/new.py": "new()\n"})
+    assert diff_text(BEFORE, after).splitlines() == [
+        "--- a/models/new.py", "+++ b/models/new.py", "@@ -0,0 +1 @@", "+new()",
+        "--- a/models/recipe.py", "+++ b/models/recipe.py", "@@ -1,3 +1,2 @@", " # a note", "-guard()", " rest()",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "# coding: utf-7\n",
+        "#!x\n# -*- coding: unicode_escape -*-\n",
+        "\n # vim: set fileencoding=rot13 :\n",
+        "\r#coding=cp037\r",
+    ],
+)
+def test_code_in_another_encoding_than_everybody_reads(head):
+    """In UTF-7 the comment below ends where nobody sees it, and what follows is run."""
+    new = Edit(path="models/new.py", search="", replace=head + "# nothing +AAo-raise SystemExit\n")
+    with pytest.raises(EditError, match="declares an encoding"):
+        apply(Proposal(parent=0, hypothesis="x", edits=(new,)), BASELINE)
+
+
+@pytest.mark.parametrize(
+    "head", ["# coding: utf-8\n", "# positions\n\n# encoding: rotary\n", "x = 1\n# coding: rotary\n"]
+)
+def test_what_python_reads_as_utf_8_is_no_trick(head):
+    apply(Proposal(parent=0, hypothesis="x", edits=(Edit(path="models/new.py", search="", replace=head),)), BASELINE)
+    compile(head.encode(), "new.py", "exec")
+
+
+WHOLE = "\n".join(BASELINE.files.values())
+HOARDS = {
+    "a docstring": f"r'''{WHOLE}'''\nexec(__doc__)\n",
+    "a string": f"exec({WHOLE!r})\n",
+    "comments": "".join(f"# {line}\n" for line in WHOLE.splitlines())
+    + "exec(open(__file__).read().replace('# ', ''))\n",
+    "another file": f"'''{WHOLE!r}'''\nimport builtins\n",
+}
+
+
+@pytest.mark.parametrize("hoard", HOARDS)
+def test_a_model_that_is_run_from_text_is_no_simpler(hoard):
+    """A comment, a docstring or one long string would be no code at all, or a single token."""
+    honest = code_size(BASELINE, BASELINE)
+    hidden = code_size(Candidate({"models/recipe.py": HOARDS[hoard], "models/__init__.py": ""}), BASELINE)
+    assert hidden.tokens > honest.tokens
+
+
+def test_words_of_a_candidate_cannot_begin_a_line_of_their_own():
+    """On a terminal, a line that it began could pass for one of the laboratory's."""
+
+    def read(header: dict) -> object:
+        encoded = json.dumps(header).encode()
+        return _read(
+            SandboxOutcome(0, len(encoded).to_bytes(8, "big") + encoded, False, "", False, 1.0), LimitsConfig()
+        )
+
+    forged = "x\n12  keep  0.1"
+    crash = read({"error": forged, "traceback": ""})
+    assert (crash.verdict, crash.reason) == (Verdict.CRASH, "x 12 keep 0.1")
+    facts = {"name": "lr", "value": 1.0, "low": None, "high": None, "log": False, "traced": True, "choices": []}
+    header = {
+        "hyperparameters": [{**facts, "doc": forged}], "traced": ["lr"], "phases": [[1.0, 1, 1]], "leaves": [forged],
+        "metrics": [forged], "blobs": [],
+    }  # fmt: skip
+    modules = read(header)
+    assert isinstance(modules, TracedModules)
+    assert {*modules.leaves, *modules.metrics, modules.hyperparameters[0].doc} == {"x 12 keep 0.1"}
