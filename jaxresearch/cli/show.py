@@ -251,7 +251,8 @@ def audit_texts(runs: Sequence[RunOutcome]) -> Iterator[str]:
         passed = [(seed, audit) for seed, audit in audits if audit.name == name and audit.passed]
         if passed:
             probes, largest = sum(a.probes for _, a in passed), max(a.max_deviation for _, a in passed)
-            text = f"{name} passed {len(passed)} times, {probes} probes, largest deviation {largest:g}"
+            of = sum(audit.name == name for _, audit in audits)
+            text = f"{name} passed {len(passed)} of {of}, {probes} probes, largest deviation {largest:g}"
             details = "; ".join(f"seed {seed}: {one_line(a.detail, 200)}" for seed, a in passed if a.detail)
             yield text + (f". {details}" if details else "")
     for seed, audit in audits:

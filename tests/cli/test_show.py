@@ -63,7 +63,7 @@ def test_audits_are_summed_up_and_a_failed_one_names_its_seed():
         for seed, audits in enumerate([(fine,), (fine, fair), (leak,)])
     ]
     assert list(audit_texts(runs)) == [
-        "causality passed 3 times, 28 probes, largest deviation 0.5. seed 1: by gain",
+        "causality passed 3 of 4, 28 probes, largest deviation 0.5. seed 1: by gain",
         "causality FAILED on seed 2, 9 probes, deviation 2",
     ]
 
