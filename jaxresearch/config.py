@@ -362,15 +362,17 @@ def load_config(file: Path | None, overrides: Sequence[str] = (), kind: type[Con
 def validate_config(settings: object, kind: type[Config] = StudyConfig) -> Config:
     """`settings` as a configuration of that kind.
 
-    Raises `ConfigurationError` such as `limits.trace_secnds: Extra inputs ...`.
+    Raises `ConfigurationError` such as `limits.trace_secnds: no such setting.`.
     """
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "configuration"
-        message = first["msg"].removeprefix("Value error, ").removeprefix(f"{key}: ")
-        raise ConfigurationError(f"{key}: {message}", fix="See docs/operations.md for all keys.") from None
+        if first["type"] == "extra_forbidden":
+            raise ConfigurationError(f"{key}: no such setting.", fix="docs/operations.md lists all.") from None
+        message = first["msg"].removeprefix("Value error, ").removeprefix(f"{key}: ").rstrip(".")
+        raise ConfigurationError(f"{key}: {message}.") from None
 
 
 def _first_line(error: Exception) -> str:

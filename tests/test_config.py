@@ -63,7 +63,7 @@ def test_a_wrong_key_or_value_is_named(override, key):
 
 
 def test_a_wrong_key_in_the_file_is_named(write):
-    assert refused(write("model: {depht: 3}")).startswith("model: Extra inputs are not permitted")
+    assert refused(write("model: {depht: 3}")).startswith("model: no such setting.")
     assert refused(write("limits:\n  parameters: [1]\n")).startswith("limits.parameters")
 
 

@@ -52,6 +52,12 @@ class _Group(click.Group):
             return None
         return getattr(importlib.import_module(f"jaxresearch.cli.{_COMMANDS[cmd_name]}"), cmd_name)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every command with the whole first sentence of its help, on several lines where it is long."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(limit=500)) for name, each in commands if each])
+
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(jaxresearch.__version__, prog_name="jaxresearch")

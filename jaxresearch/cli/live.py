@@ -196,8 +196,12 @@ class StudyDisplay(Display):
                 self.clear()
                 self._board.end(event.number, event.outcome.seed)
                 self.warn_of_worker(getattr(event.outcome, "worker", ""))
-                shared = f"; same as experiment {event.shared_from}" if event.shared_from is not None else ""
-                self._line(f"{outcome_text(event.outcome)}{shared}", number=event.number if self._several else None)
+                told = outcome_text(event.outcome)
+                if event.shared_from is not None:
+                    told += f"; same as experiment {event.shared_from}"
+                if event.number < len(history.entries) - 1 and not self._several:
+                    told += f"  (experiment {event.number}, to compare with)"  # the incumbent on a contender's seed
+                self._line(told, number=event.number if self._several else None)
             case Quarantined():
                 self._line(f"quarantined: {one_line(event.reason, 300)}; it runs again on fresh seeds", "bold yellow")
             case Decided():

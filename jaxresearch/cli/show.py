@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.syntax import Syntax
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from jaxresearch.cli.common import Output, output_options
@@ -25,7 +26,7 @@ from jaxresearch.study.cuts import cuts
 from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.heartbeat import liveness
-from jaxresearch.study.history import History
+from jaxresearch.study.history import Entry, History
 from jaxresearch.study.study import Study
 from jaxresearch.study.summary import expected_false_keeps, is_simpler, status_object
 from jaxresearch.text import clean, one_line
@@ -47,7 +48,9 @@ def status(study: Path, output: Output) -> None:
 
     def show(console: Console) -> None:
         print_study(console, history, study)
-        console.print(f"\nnow        {alive.said}", markup=False)
+        console.print()
+        for line in f"now        {alive.said}".splitlines():
+            _print_line(console, line, 11)
 
     output.result({**status_object(history, str(study)), **alive.facts}, show)
 
@@ -57,7 +60,7 @@ def status(study: Path, output: Output) -> None:
 @click.argument("experiment", type=click.IntRange(0), required=False)
 @output_options
 def show(study: Path, experiment: int | None, output: Output) -> None:
-    """One experiment: hypothesis, diff, runs, verdict and why. Without a number, all of them in a table."""
+    """One experiment: verdict and why, hypothesis, runs, audits, diff. Without a number, all of them in a table."""
     opened = Study.open(study)
     try:
         history = opened.history
@@ -102,16 +105,26 @@ def print_study(console: Console, history: History, folder: Path) -> None:
         )
     console.print(table)
     for line in _conclusion(history):
-        console.print(line, markup=False)
+        _print_line(console, line, 11)
     purpose = "what the best one is, and why" if history.incumbent_number else "what was tried first, and why not kept"
     if len(history.entries) > 1:
         console.print(f"\njaxresearch show {folder} {history.incumbent_number or 1}   {purpose}", markup=False)
-    if history.stopped is None or not history.stopped.finished:
+    if not history.hopeless and (history.stopped is None or not history.stopped.finished):
         console.print(f"jaxresearch resume {folder}   to go on", markup=False)
     elif history.incumbent_number:
         console.print(f"jaxresearch confirm {folder}   whether the gain holds on the sealed test", markup=False)
         console.print(f"jaxresearch ablate {folder}   which of its changes matter", markup=False)
     console.print(f"jaxresearch export {folder} --format tsv   the log", markup=False)
+
+
+def _print_line(console: Console, line: str, indent: int, style: str = "") -> None:
+    """A line of a label and a text. On a terminal what does not fit goes on below the text's beginning."""
+    if console.is_terminal and len(line) > console.width:
+        grid = Table.grid(Column(width=indent), Column(ratio=1, overflow="fold"))
+        grid.add_row(Text(line[:indent], style), Text(line[indent:], style))
+        console.print(grid)
+    else:
+        console.print(line, style=style, markup=False)
 
 
 def _verdict_text(history: History, experiment: Experiment) -> str:
@@ -231,6 +244,31 @@ def _more_of(outcome: RunOutcome) -> Iterator[tuple[str, str]]:
         yield "checkpoint", one_line(outcome.checkpoint_note, 300)
 
 
+def audit_texts(runs: Sequence[RunOutcome]) -> Iterator[str]:
+    """A line for each kind of audit over all runs, and one for each audit that failed."""
+    audits = [(run.seed, audit) for run in runs for audit in run.audits]
+    for name in dict.fromkeys(audit.name for _, audit in audits):
+        passed = [(seed, audit) for seed, audit in audits if audit.name == name and audit.passed]
+        if passed:
+            probes, largest = sum(a.probes for _, a in passed), max(a.max_deviation for _, a in passed)
+            of = sum(audit.name == name for _, audit in audits)
+            text = f"{name} passed {len(passed)} of {of}, {probes} probes, largest deviation {largest:g}"
+            details = "; ".join(f"seed {seed}: {one_line(a.detail, 200)}" for seed, a in passed if a.detail)
+            yield text + (f". {details}" if details else "")
+    for seed, audit in audits:
+        if not audit.passed:
+            detail = f": {one_line(audit.detail, 200)}" if audit.detail else ""
+            deviation = f"deviation {audit.max_deviation:g}"
+            yield f"{audit.name} FAILED on seed {seed}, {audit.probes} probes, {deviation}{detail}"
+
+
+def _step_text(entry: Entry) -> str:
+    """A kept experiment that another is built on, in a line."""
+    difference = entry.decision.difference if entry.decision is not None else None
+    change = f" ({difference:+.4f})" if difference is not None else ""
+    return f"{entry.number}{change}: {one_line(entry.experiment.title, 160)}"
+
+
 def _llm_text(spent: Spending, model: str) -> str:
     return f"{spent.calls:.3g} requests, {spent.tokens:,.0f} tokens, ${spent.cost_usd:.4f}" + (
         f", {model}" if model else ""
@@ -244,11 +282,17 @@ def _print_experiment(
     experiment, proposal = entry.experiment, entry.experiment.proposal
 
     def line(key: str, text: str, style: str = "") -> None:
-        console.print(f"{key + ':':12}{text}", style=style, markup=False)
+        _print_line(console, f"{key + ':':12}{text}", 12, style)
 
     line(
         "experiment", f"{number}" + (f", on {experiment.parent}" if experiment.parent is not None else ", the baseline")
     )
+    line("val_bpb", score_text(experiment))
+    line("verdict", f"{experiment.verdict or 'pending'}", _STYLES.get(experiment.verdict, "red"))
+    line("because", one_line(experiment.reason, 1000) or "-")
+    if entry.quarantine is not None:
+        seeds = ", ".join(map(str, entry.quarantine.seeds))
+        line("quarantine", f"{one_line(entry.quarantine.reason, 500)}; again on seeds {seeds}", "bold yellow")
     if proposal is not None:
         line("hypothesis", one_line(proposal.hypothesis, 1000))
         if proposal.expected_effect:
@@ -257,26 +301,23 @@ def _print_experiment(
             line("config", ", ".join(f"{key} = {value}" for key, value in proposal.config.items()))
         if proposal.repairs is not None:
             line("second try", f"of experiment {proposal.repairs}, which crashed")
-    line("verdict", f"{experiment.verdict or 'pending'}", _STYLES.get(experiment.verdict, "red"))
-    line("because", one_line(experiment.reason, 1000) or "-")
-    if entry.quarantine is not None:
-        seeds = ", ".join(map(str, entry.quarantine.seeds))
-        line("quarantine", f"{one_line(entry.quarantine.reason, 500)}; again on seeds {seeds}", "bold yellow")
+    for label, each in zip(chain(["stands on"], repeat("")), history.lineage(experiment.parent or 0), strict=False):
+        line(label, _step_text(each))
     if spent.calls:
         line("LLM", _llm_text(spent, entry.llm))
-    line("val_bpb", score_text(experiment))
     line("commit", experiment.commit[:12] or "-")
     line("program", experiment.program or "-")
+    said: set[tuple[str, str]] = set()
     for outcome in experiment.runs:
         line("run", outcome_text(outcome))
         for key, text in _more_of(outcome):
-            line(key, f"  {text}")
-        for audit in outcome.audits:
-            state = "passed" if audit.passed else "FAILED"
-            detail = f": {one_line(audit.detail, 200)}" if audit.detail else ""
-            line("audit", f"  {audit.name} {state}, {audit.probes} probes, deviation {audit.max_deviation:g}{detail}")
+            if (key, text) not in said:  # what is the same for all runs stands below the first
+                line(key, f"  {text}")
+                said.add((key, text))
         if not isinstance(outcome, CompletedRun) and outcome.traceback:
             console.print(clean(outcome.traceback)[-2000:], markup=False, style="dim")
+    for text in audit_texts(experiment.runs):
+        line("audit", text)
     if experiment.commit:
         seed = experiment.runs[0].seed if experiment.runs else 0
         line("again", f"jaxresearch train --study {folder} --experiment {number} --seed {seed}")

@@ -21,6 +21,8 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 PYTHON_STDLIB = "python-stdlib"
+NAMES = (PYTHON_STDLIB, "tinystories", "climbmix")
+"""What `corpus.source` may be beside a path; those after the first come from the hub (`hub.py`)."""
 MINIMUM_SPLIT_BYTES = 2_000
 """Text that each split needs: a thousand tokens or so, a few rows of a short context."""
 
@@ -168,7 +170,7 @@ def find_source(spec: str | Path) -> Source:
         raise JaxresearchError(f"cannot read {path}: {error.strerror or error}.", fix="Check that you may.") from None
     wrong = "is neither a file nor a folder" if path.exists() else "does not exist"
     raise ConfigurationError(
-        f"corpus.source: {path} {wrong}.", fix=f"Give {PYTHON_STDLIB}, a file ({known}), or a folder of such files."
+        f"corpus.source: {path} {wrong}.", fix=f"Give {', '.join(NAMES)}, a file ({known}), or a folder of such files."
     )
 
 

@@ -20,6 +20,8 @@ from jaxresearch.levels import TIERS, Tier, meets
 from jaxresearch.sandbox.isolation import Sandbox
 
 _PROBE = Path(__file__).with_name("probe.py")
+_PATIENCE_SECONDS = 120.0
+"""A probe takes one or two; but a busy machine must not be taken for one whose tiers do not hold."""
 _HELD_BY_ALL = (
     *("read_secret", "read_environment", "tcp", "udp", "unix_socket", "signal_parent", "limit_parent", "write_root"),
     *("write_secret", "see_processes", "write_kernel_settings", "change_device", "make_process", "leave_orphan"),
@@ -107,8 +109,9 @@ async def examine(tier: Tier, *, network: bool = False, accelerators: bool = Fal
                 "parent": os.getpid(),
                 "token": token,
             }
+            asked, patience = json.dumps(question).encode(), _PATIENCE_SECONDS
             outcome = await Sandbox(tier, network=network, accelerators=accelerators).run_python(
-                _PROBE, tree=tree, stdin=json.dumps(question).encode(), timeout_seconds=30, output_bytes=10_000
+                _PROBE, tree=tree, stdin=asked, timeout_seconds=patience, output_bytes=10_000
             )
             done = json.loads(outcome.output)
             done["udp"] = _received(listeners.udp, token)

@@ -148,7 +148,8 @@ def liveness(layout: StudyLayout, history: History, *, now: float | None = None)
         )
     elif stopped is not None:
         state = "finished" if stopped.finished else "stopped"
-        going_on = "" if stopped.finished else f"; go on with: jaxresearch resume {layout.folder}"
+        over = stopped.finished or history.hopeless
+        going_on = "" if over else f"; go on with: jaxresearch resume {layout.folder}"
         said = f"{state}: {one_line(stopped.reason, 200)}{going_on}"
     elif not history.sessions:
         state, said = "unstarted", f"not started; go on with: jaxresearch resume {layout.folder}"

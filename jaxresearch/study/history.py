@@ -215,8 +215,21 @@ class History:
         return self.entries[0]
 
     @property
+    def hopeless(self) -> bool:
+        """The baseline was judged and gave no score: the study can never go on."""
+        return self.baseline.verdict not in (None, Verdict.KEEP)
+
+    @property
     def incumbent(self) -> Entry:
         return self.entries[self.incumbent_number]
+
+    def lineage(self, number: int) -> tuple[Entry, ...]:
+        """Experiment `number` and what it is built on, oldest first, without the baseline."""
+        found: list[Entry] = []
+        while number:
+            found.append(self.entries[number])
+            number = found[-1].experiment.parent or 0
+        return tuple(reversed(found))
 
     @property
     def reference(self) -> Entry:

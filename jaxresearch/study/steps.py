@@ -108,7 +108,7 @@ def _step_in_time(history: History, acceptance: Acceptance, wall_seconds: float)
     entry = history.pending
     if entry is not None and entry.number == 0:
         return _baseline_step(history, entry)
-    if history.baseline.verdict is not Verdict.KEEP:
+    if history.hopeless:
         return _hopeless(
             f"The baseline gave no score ({history.baseline.verdict}): {history.baseline.experiment.reason}"
         )
@@ -218,4 +218,6 @@ def _run_reason(run: FailedRun) -> str:
 
 
 def _hopeless(reason: str) -> GiveUp:
-    return GiveUp(reason, "Repair the subject or the limits (see `jaxresearch train`), then start a new study.")
+    return GiveUp(
+        reason, "Repair the subject or the settings (try them with `jaxresearch train`), then start a new study."
+    )

@@ -130,9 +130,14 @@ class Study:
 
     def candidate(self, number: int) -> Candidate:
         """Sources and config of experiment `number`. Raises `JaxresearchError` when there is none."""
-        if not 0 <= number < len(self.history.entries) or not self.history.entries[number].experiment.commit:
+        last = len(self.history.entries) - 1
+        if not 0 <= number <= last:
             raise JaxresearchError(
-                f"{self.layout.folder} has no experiment {number} with a commit.", fix="See `jaxresearch show STUDY`."
+                f"{self.layout.folder} has no experiment {number}.", fix=f"It has 0 to {last}; see `jaxresearch show`."
+            )
+        if not self.history.entries[number].experiment.commit:
+            raise JaxresearchError(
+                f"Experiment {number} has no sources: it could not be applied, or is not yet.", fix="Choose another."
             )
         return self.workspace.candidate(self.history.entries[number].experiment.commit)
 

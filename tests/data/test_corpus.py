@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxresearch.data.corpus import SPLITS, find_source, split_of
+from jaxresearch.data.corpus import NAMES, PYTHON_STDLIB, SPLITS, find_source, split_of
 from jaxresearch.data.formats import LARGE_TEXT_BYTES, LARGEST_PIECE_BYTES, cut
+from jaxresearch.data.hub import HUB_DATASETS
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 
 
@@ -142,6 +143,11 @@ def test_wrong_paths_name_the_key(tmp_path):
     assert "none of its 1 files is .txt, .jsonl, .parquet" in error_of(tmp_path)
     os.mkfifo(tmp_path / "pipe.txt")
     assert "neither a file nor a folder" in error_of(tmp_path / "pipe.txt")
+
+
+def test_a_name_that_is_unknown_is_answered_with_all_names(tmp_path):
+    assert set(NAMES) == {PYTHON_STDLIB, *HUB_DATASETS}
+    assert all(name in error_of(tmp_path / "climbmx") for name in NAMES)
 
 
 def test_bad_text_names_the_file_alone_and_in_a_folder(tmp_path):

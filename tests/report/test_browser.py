@@ -38,6 +38,9 @@ def test_it_draws_everything(visit, url: str):
     assert page.locator("#tree .chart svg path").count() > 1
     assert page.locator("#loss .chart svg g path").count() == 6, "two experiments with three seeds each"
     assert page.locator("#kept tbody tr").count() == page.locator(".exp.kept").count() - 1
+    steps = page.eval_on_selector_all(".steps a", "all => all.map(each => each.getAttribute('href'))")
+    assert steps[-1] == page.locator(".verdict-line a").get_attribute("href"), "what the best one is made of"
+    assert len(steps) == len(set(steps)) > 1
 
 
 def test_search_and_verdicts_filter(visit, url: str):

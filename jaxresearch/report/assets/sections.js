@@ -8,12 +8,21 @@ function conclusion(state) {
     study.noise && study.noise.sd_bpb ? `${(study.gain / study.noise.sd_bpb).toFixed(1)} times the noise between seeds.` : 'with the noise unknown.'];
 }
 
+// The kept changes that make up the best experiment, oldest first.
+function madeOf(state) {
+  const { study, rows } = state, steps = [];
+  for (let row = rows[study.incumbent]; row && row.number; row = rows[row.parent]) steps.unshift(row);
+  return steps.length ? h('ol', { class: 'steps' }, steps.map((row) => h('li', null, link(row.number), ` ${shorten(row.title, 160)}`,
+    known(row.difference) ? ` (${signed(row.difference)})` : ''))) : null;
+}
+
 function overview(state) {
   const { study, rows } = state, best = rows[study.incumbent], base = rows[study.baseline];
   const tile = (name, big, small) => h('div', { class: 'tile' }, h('dt', null, name), h('dd', null, h('div', { class: 'big' }, big), h('div', { class: 'small' }, small)));
   const done = rows.filter((row) => row.number && row.verdict).length, running = rows.find((row) => !row.verdict);
   return [
     h('p', { class: 'verdict-line' }, conclusion(state)),
+    madeOf(state),
     h('dl', { class: 'tiles' },
       tile('best val_bpb', bpb(best.val_bpb), known(best.sem) ? `± ${bpb(best.sem)} over ${plural(best.runs, 'seed')}` : plural(best.runs, 'run')),
       tile('baseline', bpb(base.val_bpb), known(base.sem) ? `± ${bpb(base.sem)} over ${plural(base.runs, 'seed')}` : plural(base.runs, 'run')),
@@ -22,7 +31,7 @@ function overview(state) {
       tile('time', duration(study.wall_seconds), study.wall_seconds ? `${percent(study.train_seconds / study.wall_seconds)} of it training` : ''),
       tile('language model', usd(study.llm_cost_usd), `${plural(study.llm_calls, 'request')}, ${whole(study.llm_tokens)} tokens` + (known(study.max_cost) ? `; the cap is ${usd(study.max_cost)}` : ''))),
     study.confirmation ? h('p', null, h('strong', null, 'Sealed test: '), study.confirmation)
-      : h('p', { class: 'note' }, 'Scores are of the validation split, which also chose the winner, so they flatter it a little; the sealed test (`jaxresearch confirm`) decides at the end.'),
+      : h('p', { class: 'note' }, 'Scores are of the validation split, which also chose the winner, so they flatter it a little; the sealed test (', h('code', null, 'jaxresearch confirm'), ') decides at the end.'),
     lookAt(state),
   ].filter(Boolean);
 }
