@@ -98,7 +98,7 @@ async def ended(runs: list[Begun], count: int) -> list[Begun]:
 @pytest.fixture(scope="module")
 def bench(cluster, runner, tiny_corpus, sandbox, tmp_path_factory) -> Iterator[Bench]:
     execution = {"executor": "ray", "ray_address": cluster.address, "threads": 1}
-    config = tiny_config(execution=execution, slots=4, limits={"evaluation_seconds": 20.0})
+    config = tiny_config(execution=execution, slots=4, limits={"evaluation_seconds": 60.0})
     bench = Bench(runner, config, tiny_corpus, sandbox, tmp_path_factory.mktemp("cluster"))
     yield bench
     bench.close()
