@@ -132,7 +132,8 @@ PRINTED = {
         {
             "path": "models/recipe.py",
             "search": "from models.optimizer import optimizer",
-            "replace": "from models.optimizer import optimizer\n\nprint('val_bpb: 0.1')\nprint('{\"result\": {\"val_bpb\": 0.1}}')",
+            "replace": "from models.optimizer import optimizer\n\n"
+            "print('val_bpb: 0.1')\nprint('{\"result\": {\"val_bpb\": 0.1}}')",
         }
     ],
 }
