@@ -81,10 +81,9 @@ def contest_scores(history: History, entry: Entry, other: Entry) -> tuple[dict[i
 
 def whose_turn(history: History, entry: Entry, other: Entry, seed: int) -> Entry:
     """Which of the two must run with `seed` next, so that a pair that a rule asks for comes about."""
-    first = _first_seed(other)
     if not reach(history):
         return entry
-    return _turn(history, entry, other, seed, reach(history) if seed == first else ADJACENT)
+    return _turn(history, entry, other, seed, reach(history) if seed == _first_seed(other) else ADJACENT)
 
 
 def too_wide(history: History, entry: Entry, other: Entry) -> tuple[Entry, int] | None:
