@@ -239,9 +239,11 @@ def test_a_page_starts_anew_when_another_study_takes_the_place(visit, growing: t
         page.wait_for_selector(".badge.on")
         assert page.locator(".exp").count() == 13
         make_study(folder / "other", 2, seed=8)
-        (folder / "live").rename(folder / "gone")
-        (folder / "other").rename(folder / "live")
-        until(page, "document.querySelectorAll('.exp').length === 3")
+        with page.expect_event("load"):
+            (folder / "live").rename(folder / "gone")
+            (folder / "other").rename(folder / "live")
+        page.wait_for_selector(".badge.on")
+        assert page.locator(".exp").count() == 3
 
 
 def test_new_rows_leave_the_old_ones_where_they_are(visit, growing: tuple[Path, list]):
