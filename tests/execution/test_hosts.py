@@ -24,7 +24,7 @@ from jaxresearch.execution.process import worker_environment
 from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
 from jaxresearch.study.events import RunFinished
 from jaxresearch.study.ledger import Ledger
-from jaxresearch.training.seal import checkpoint_folder, find_named, read_seal, sealed
+from jaxresearch.training.seal import checkpoint_folder, find_named, read_seal, sealed, state_folder
 from tests.execution.test_resuming import write_every
 from tests.laboratory import BASELINE, ROOT, Laboratory
 
@@ -226,6 +226,7 @@ def writing(make_laboratory: Callable[..., Laboratory], cache_root: Path, config
         yield pair
 
 
+@pytest.mark.timeout(900)
 def test_a_run_whose_processes_are_all_killed_goes_on_to_the_very_same_score(writing):
     """As a machine does that goes away. The state is sharded: each process has written what the other does not hold."""
     laboratory = writing.laboratory
@@ -250,7 +251,7 @@ def test_a_run_whose_processes_are_all_killed_goes_on_to_the_very_same_score(wri
             for worker in (worker_of(writing.follower), laboratory.executor._worker._process.pid):
                 os.kill(worker, signal.SIGKILL)
 
-    cut = laboratory.runner.run(asyncio.wait_for(laboratory.executor.run(request, kill), 400))
+    cut = laboratory.runner.run(asyncio.wait_for(laboratory.executor.run(request, kill), 600))
     assert isinstance(cut, CompletedRun), cut
     assert killed
     assert [each.alike for each in cut.resumed] == [True]
@@ -261,6 +262,32 @@ def test_a_run_whose_processes_are_all_killed_goes_on_to_the_very_same_score(wri
     assert state is not None
     files = read_seal(state, name=cut.checkpoint).files
     assert {name.split("/")[0] for name in files} > {"ocdbt.process_0", "ocdbt.process_1"}
+
+
+@pytest.mark.timeout(900)
+def test_a_training_of_two_that_is_given_up_is_written_whole_and_goes_on_from_there(writing):
+    """SIGTERM, or a second Ctrl-C, of process 0. The other stays until its part is sealed."""
+    laboratory = writing.laboratory
+    executor = laboratory.executor
+    executor._parting_seconds = 120.0
+    request = laboratory.request(laboratory.traced(BASELINE), budget="60steps")
+    folder = checkpoint_folder(executor._settings.runs, request.identity)
+
+    async def cancelled() -> None:
+        reached = asyncio.Event()
+        work = asyncio.ensure_future(executor.run(request, lambda p: reached.set() if p.step >= 2 else None))
+        await reached.wait()
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    laboratory.runner.run(cancelled())
+    (steps,) = sealed(folder)
+    assert 2 <= steps < 60
+    read_seal(state_folder(folder, steps))
+    outcome = laboratory.runner.run(executor.run(request, lambda _: None))
+    assert isinstance(outcome, CompletedRun), outcome
+    assert [each.steps for each in outcome.resumed] == [steps]
 
 
 # Through the command line
