@@ -21,7 +21,7 @@ TRAIN_KEYS = {
 def test_every_command_has_help_that_ends_with_an_example(command: Callable[..., Result]):
     listed = command("--help")
     assert listed.status == 0
-    assert "..." not in listed.stdout
+    assert "..." not in listed.stdout.split("Commands:")[1]
     names = [line.split()[0] for line in listed.stdout.split("Commands:")[1].splitlines() if line[2:3].strip()]
     assert {"doctor", "prepare", "train", "run", "resume", "status", "show", "export"} <= set(names)
     for name in names:
