@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 
 from jaxresearch.execution.base import TracedCandidate
-from jaxresearch.statistics.noise import NoiseFloor, pair_noise
+from jaxresearch.statistics.noise import NoiseFloor, Scores, pair_noise
 from jaxresearch.study.events import TraceOutcome
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.pairing import pairs_of, reach
@@ -21,10 +21,6 @@ def kind_of(entry: Entry) -> Kind:
 
 def _kind_of_trace(trace: TraceOutcome | None) -> Kind:
     return (trace.parameters, trace.phases) if isinstance(trace, TracedCandidate) else None
-
-
-Scores = Mapping[Hashable, float]
-"""val_bpb by block: what moves the scores in it together."""
 
 
 def blocks(history: History, contender: Entry | None = None, incumbent: Entry | None = None) -> list[Scores]:
