@@ -29,6 +29,12 @@ def figure(found: dict[str, Any] | None, digits: int = 4, *, sign: bool = False)
     return f"{mean} ({format(found['low'], form)} to {format(found['high'], form)})"
 
 
+def short(budget: str) -> str:
+    """`300000000000flop` as `3e11flop`; other budgets as they are."""
+    number, unit, rest = budget.partition("flop")
+    return f"{float(number):g}{unit}".replace("e+", "e") if unit and not rest else budget
+
+
 def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
@@ -80,7 +86,7 @@ def document(facts: dict[str, Any], command: str, title: str, remark: str) -> st
         f"`{command}`",
         remark,
         f"{facts['repeats']} of {facts['planned_repeats']} repeats; each arm in each: {facts['budget']}, replicates "
-        f"included; one run: {facts['run_budget']}. Intervals: 95 %, bootstrapped over repeats.",
+        f"included; one run: {short(facts['run_budget'])}. Intervals: 95 %, bootstrapped over repeats.",
         table(["arm", "val_bpb, fresh seeds", "against the baseline", "test_bpb", "best so far, mean"], scores),
         table(
             [

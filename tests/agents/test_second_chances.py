@@ -187,7 +187,10 @@ def test_numbers_and_what_set_its_own_rates_are_owed_nothing():
 
 
 def test_at_most_one_in_five_is_spent_on_rates():
-    played = play(Beam, experiments=40)
-    proposals = [each for row in played.rounds for each in row]
-    spent = sum(each.tag.endswith((" lr-up", " lr-down")) for each in proposals)
-    assert 0 < spent <= 8
+    def spent(seed: int) -> int:
+        played = play(Beam, experiments=40, seed=seed)
+        return sum(each.tag.endswith((" lr-up", " lr-down")) for row in played.rounds for each in row)
+
+    found = [spent(seed) for seed in range(4)]
+    assert max(found) <= 8
+    assert sum(found) > 0, "none of these studies had a near miss"
