@@ -68,6 +68,7 @@ class Ahead:
         self._ending: dict[asyncio.Task[Any], str] = {}
         self._discarded: list[RunDiscarded] = []
         self._looking = False
+        self._awaited = ""  # identity of the run that the driver waits to begin: nothing ahead of it may
 
     @property
     def identities(self) -> set[str]:
@@ -106,8 +107,12 @@ class Ahead:
         key = run_key(request)
         work = self._work.get(key)
         if work is None:
-            await self._make_way(request)
-            work = self._begin_run(key, request, on_progress, claimed=True)
+            self._awaited = request.identity
+            try:
+                await self._make_way(request)
+                work = self._begin_run(key, request, on_progress, claimed=True)
+            finally:
+                self._awaited = ""
         return await self._claimed(work)
 
     async def close(self) -> None:
@@ -168,7 +173,7 @@ class Ahead:
 
     def _may_run(self, request: RunRequest, overlaps: bool) -> bool:
         going = [work for work in self._work.values() if work.going]
-        if request.identity in self.identities:
+        if request.identity in self.identities or request.identity == self._awaited:
             return False
         if not overlaps and any(work.request is None for work in going):
             return False
