@@ -276,7 +276,8 @@ def test_a_training_of_two_that_is_given_up_is_written_whole_and_goes_on_from_th
     async def cancelled() -> None:
         reached = asyncio.Event()
         work = asyncio.ensure_future(executor.run(request, lambda p: reached.set() if p.step >= 2 else None))
-        await reached.wait()
+        await asyncio.wait([work, asyncio.ensure_future(reached.wait())], return_when=asyncio.FIRST_COMPLETED)
+        assert not work.done(), work.result()
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
