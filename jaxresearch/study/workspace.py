@@ -132,10 +132,15 @@ class Workspace:
 
     def _texts(self, digests: list[bytes]) -> list[str]:
         output, texts = self._git("cat-file", "--batch", stdin=b"\n".join(digests) + b"\n"), []
-        for _ in digests:
-            header, output = output.split(b"\n", 1)
-            size = int(header.split()[2])
-            texts.append(output[:size].decode())
+        for digest in digests:
+            header, _, output = output.partition(b"\n")
+            try:
+                size = int(header.split()[2])  # git says "HASH missing" of one that it cannot read, and goes on
+                texts.append(output[:size].decode())
+            except (IndexError, ValueError):
+                raise WorkspaceError(
+                    f"{self._folder}: object {digest.decode()} is damaged.", fix="It comes back from a backup."
+                ) from None
             output = output[size + 1 :]
         return texts
 

@@ -142,6 +142,24 @@ def test_what_is_no_commit_is_one_clear_line(workspace: Workspace, commit: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("harm", [lambda content: content[: len(content) // 2], lambda content: b"", None])
+def test_each_damaged_object_is_one_clear_line(workspace: Workspace, tmp_path: Path, harm):
+    commit = workspace.commit(0, SUBJECT, None, "baseline", when=0.0)
+    objects = [path for path in (tmp_path / "workspace/objects").glob("??/*") if path.is_file()]
+    assert len(objects) >= 3  # a commit, a tree, files
+    for path in objects:
+        whole = path.read_bytes()
+        path.unlink()
+        if harm is not None:
+            path.write_bytes(harm(whole))
+        with pytest.raises(WorkspaceError) as caught:
+            Workspace.open(tmp_path / "workspace").candidate(commit)
+        assert "\n" not in str(caught.value)
+        path.unlink(missing_ok=True)
+        path.write_bytes(whole)
+    assert Workspace.open(tmp_path / "workspace").candidate(commit) == SUBJECT
+
+
 def test_a_missing_git_is_said(workspace: Workspace, monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
     with pytest.raises(WorkspaceError, match="Git is not installed"):
