@@ -17,6 +17,9 @@ from jaxresearch.errors import ConfigurationError
 from jaxresearch.levels import Level, stricter
 from jaxresearch.proposal import Scalar
 
+MOST_SLOTS = 64
+"""Of one study, and workers of one machine."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -205,7 +208,7 @@ class ExecutionConfig(_Part):
     workers: int | None = Field(
         default=None,
         ge=1,
-        le=64,
+        le=MOST_SLOTS,
         description="runs at once, each with its own devices or cores; null: one for each slot that has devices, 1 on a "
         "CPU",
     )
@@ -257,7 +260,7 @@ class StudyConfig(_Part):
     tracking: tuple[str, ...] = Field(default=(), description="trackers: tensorboard, or installed ones")
     seed: int = Field(default=0, ge=0, lt=2**31, description="of the study: run seeds and the strategy's choices")
     experiments: int = Field(default=8, ge=0, description="proposals to try, the baseline not counted")
-    slots: int = Field(default=1, ge=1, le=64, description="proposals asked for at a time")
+    slots: int = Field(default=1, ge=1, le=MOST_SLOTS, description="proposals asked for at a time")
     max_seconds: float | None = Field(
         default=None, gt=0, description="wall seconds of the study, after which nothing is begun"
     )

@@ -8,8 +8,8 @@ import click
 
 from jaxresearch.cli.common import Output, output_options
 
-_OURS = ("folder", "coordinator", "processes", "process_id")
-"""Options of `run` that the task gives itself."""
+_OURS = ("folder", "coordinator", "processes", "process_id", "executor", "ray_address")
+"""Options of `run` that the task gives itself; with --devices-per-run `devices` too."""
 
 
 @click.group(epilog="Example: jaxresearch cloud render --accelerator H100:1 -o night.yaml")
@@ -23,7 +23,13 @@ def cloud() -> None:
 )
 @click.option("--accelerator", required=True, metavar="NAME", help="H100:1, A100-80GB:8, tpu-v5e-8, tpu-v5p-32 ...")
 @click.option("--spot", is_flag=True, help="A machine that may be taken away at any time; needs --bucket.")
-@click.option("--nodes", type=click.IntRange(1, 256), default=1, show_default=True, help="Machines; all do each run.")
+@click.option("--nodes", type=click.IntRange(1, 256), default=1, show_default=True, help="Machines.")
+@click.option(
+    "--devices-per-run",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Left out, all devices do each run together; fewer: several runs at once.",
+)
 @click.option("--bucket", metavar="NAME", help="Where the study is copied to, and comes back from after a preemption.")
 @click.option("--study", default="study", show_default=True, metavar="NAME", help="The study's name there.")
 @click.option("--save-seconds", type=click.IntRange(10), default=60, show_default=True, help="Between two copies.")
@@ -37,6 +43,7 @@ def render(
     accelerator: str,
     spot: bool,
     nodes: int,
+    devices_per_run: int | None,
     bucket: str | None,
     study: str,
     save_seconds: int,
@@ -50,19 +57,19 @@ def render(
     from jaxresearch.cloud.task import Task
     from jaxresearch.cloud.task import render as rendered
 
-    _check(arguments)
+    _check(arguments, _OURS if devices_per_run is None else (*_OURS, "devices"))
     chosen = parse_accelerator(accelerator)
-    task = Task(chosen, study, arguments, spot, nodes, bucket, save_seconds, idle_minutes)
+    task = Task(chosen, study, arguments, spot, nodes, bucket, save_seconds, idle_minutes, devices_per_run)
     text = rendered(task)
     if file is not None:
         file.write_text(text, "utf-8")
     facts = {"file": str(file) if file is not None else None, "accelerator": chosen.sky, "hosts": task.hosts}
-    facts |= {"devices": nodes * chosen.devices, "task": text}
+    facts |= {"devices": task.devices, "devices_per_run": task.per_run, "runs_at_once": task.runs_at_once, "task": text}
     said = f"{file} is written; its first lines say how to launch it." if file is not None else text
     output.result(facts, lambda console: console.print(said, markup=False, highlight=False, soft_wrap=True))
 
 
-def _check(arguments: tuple[str, ...]) -> None:
+def _check(arguments: tuple[str, ...], ours: tuple[str, ...]) -> None:
     """Refuse now what `jaxresearch run` would refuse on a machine that is paid for."""
     from jaxresearch.cli.study import run
 
@@ -70,7 +77,7 @@ def _check(arguments: tuple[str, ...]) -> None:
         taken = [
             parameter
             for parameter in run.params
-            if parameter.name in _OURS
+            if parameter.name in ours
             and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
         ]
     if taken:

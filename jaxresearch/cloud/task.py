@@ -14,17 +14,23 @@ from typing import Any
 import yaml
 
 from jaxresearch.cloud.accelerators import Accelerator
+from jaxresearch.config import MOST_SLOTS
 from jaxresearch.errors import ConfigurationError
 
 PORT = 9911
 """Of process 0, on which hosts find each other."""
+RAY_PORT = 6379
+"""Of our Ray cluster's head; SkyPilot's own Ray has another."""
 _BUCKET = re.compile(r"(?:(?:s3|gs|r2|cos|oci|nebius)://)?[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to run. study: its name, in the cluster's and the bucket's folders. arguments: for `jaxresearch run`."""
+    """What is to run. study: its name, in the cluster's and the bucket's folders. arguments: for `jaxresearch run`.
+
+    devices_per_run: None spreads each run over all devices; fewer do several runs at once, over several nodes by Ray.
+    """
 
     accelerator: Accelerator
     study: str
@@ -34,6 +40,7 @@ class Task:
     bucket: str | None = None
     save_seconds: int = 60
     idle_minutes: int = 10
+    devices_per_run: int | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.study):
@@ -46,10 +53,43 @@ class Task:
             )
         if self.nodes > 1 and self.accelerator.hosts > 1:
             raise ConfigurationError("--nodes: one slice of several hosts has all its devices already; leave it out.")
+        if self.runs_at_once > 1 and self.accelerator.hosts > 1:
+            raise ConfigurationError(
+                f"--devices-per-run: the hosts of {self.accelerator.sky} do each run together.",
+                fix="Leave it out, or rent slices of one host, such as --accelerator tpu-v5e-8 --nodes 4.",
+            )
+        if self.runs_at_once > 1 and self.accelerator.devices % self.per_run:
+            raise ConfigurationError(
+                f"--devices-per-run: {self.per_run} devices do not divide a node's {self.accelerator.devices}."
+            )
 
     @property
     def hosts(self) -> int:
         return self.nodes * self.accelerator.hosts
+
+    @property
+    def devices(self) -> int:
+        return self.nodes * self.accelerator.devices
+
+    @property
+    def per_run(self) -> int:
+        """Devices of one run."""
+        return self.devices if self.devices_per_run is None else self.devices_per_run
+
+    @property
+    def runs_at_once(self) -> int:
+        if self.per_run > self.devices:
+            raise ConfigurationError(f"--devices-per-run: {self.per_run} devices, and there are {self.devices}.")
+        return self.devices // self.per_run
+
+    @property
+    def joins(self) -> bool:
+        """Do all hosts do each run together?"""
+        return self.hosts > 1 and self.runs_at_once == 1
+
+    @property
+    def by_ray(self) -> bool:
+        return self.hosts > 1 and self.runs_at_once > 1
 
 
 def render(task: Task) -> str:
@@ -68,7 +108,7 @@ def render(task: Task) -> str:
 
 
 def _said(task: Task) -> list[str]:
-    what = f"{task.hosts} host{'s' if task.hosts > 1 else ''}, {task.nodes * task.accelerator.devices} devices in all"
+    what = f"{task.hosts} host{'s' if task.hosts > 1 else ''}, {task.devices} devices in all, {task.per_run} a run"
     job = f"jaxresearch-{task.study}"
     lines = [
         f"A jaxresearch study on {task.accelerator.sky}: {what}. Run these in a clone of jaxresearch, on your machine."
@@ -108,6 +148,7 @@ def _setup(task: Task) -> str:
             "DRIVER=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1 | cut -d . -f 1)\n"
             'if [ "$DRIVER" -ge 580 ]; then EXTRA=cuda13; else EXTRA=cuda12; fi\n'
         )
+    extras = ["hub", "anthropic", "openai", "google", *(["ray"] if task.by_ray else [])]
     return f"""set -e
 sudo apt-get update -qq || true
 sudo apt-get install -y -qq git bubblewrap || echo "no bubblewrap: candidates are traced in a weaker sandbox"
@@ -121,25 +162,17 @@ if [ ! -x $VENV/bin/jaxresearch ]; then
   $VENV/bin/pip install -q --require-hashes -r requirements.lock
   {indent(jax, "  ").strip()}
   JAX=$($VENV/bin/python -c 'import importlib.metadata as m; print(m.version("jax"))')
-  $VENV/bin/pip install -q "jax[$EXTRA]==$JAX" '.[hub,anthropic,openai,google]'
+  $VENV/bin/pip install -q "jax[$EXTRA]==$JAX" '.[{",".join(extras)}]'
 fi
 $VENV/bin/jaxresearch doctor || true
 """
 
 
 def _run(task: Task) -> str:
-    arguments = list(task.arguments)
-    spread = (
-        task.hosts == 1
-        and task.accelerator.devices > 1
-        and not any(each.partition("=")[0] == "--devices" for each in arguments)
-    )
-    if spread:
-        arguments += ["--devices", str(task.accelerator.devices)]
-    options = shlex.join(arguments)
-    start = f'jaxresearch run --study "$STUDY" {options}'.rstrip()
+    start = f'jaxresearch run --study "$STUDY" {shlex.join([*task.arguments, *_spread(task)])}'.rstrip()
+    resume = 'jaxresearch resume "$STUDY"'
     lines = ["set -e", 'PATH="$HOME/jaxresearch-venv/bin:$PATH"', 'STUDY="${STUDY/#\\~/$HOME}"']
-    if task.hosts > 1:
+    if task.joins:
         lines += [
             "# every host runs this; process 0 drives, the others follow it and need neither study nor key",
             f'export JAXRESEARCH_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORT}"',
@@ -147,6 +180,9 @@ def _run(task: Task) -> str:
             'export JAXRESEARCH_PROCESS_ID="$SKYPILOT_NODE_RANK"',
             f'if [ "$SKYPILOT_NODE_RANK" -gt 0 ]; then exec {start}; fi',
         ]
+    if task.by_ray:
+        lines += _cluster()
+        start, resume = f'{start} --ray-address "$RAY"', f'{resume} --ray-address "$RAY"'
     if task.bucket is not None:
         lines += [
             '[ -e "$STUDY" ] || [ ! -e "$SAVED/ledger.sqlite" ] || jaxresearch cloud fetch "$SAVED" "$STUDY"',
@@ -155,7 +191,7 @@ def _run(task: Task) -> str:
             "SAVING=$!",
         ]
     lines += [
-        f'if [ -e "$STUDY/ledger.sqlite" ]; then jaxresearch resume "$STUDY" & else {start} & fi',
+        f'if [ -e "$STUDY/ledger.sqlite" ]; then {resume} & else {start} & fi',
         "STUDYING=$!",
         "trap 'kill -TERM $STUDYING' TERM INT   # a clean stop: it takes execution.grace_seconds",
         "STATUS=0; wait $STUDYING || STATUS=$?",
@@ -163,5 +199,42 @@ def _run(task: Task) -> str:
     ]
     if task.bucket is not None:
         lines += ["kill $SAVING 2> /dev/null || true", "save"]
+    if task.by_ray:
+        lines += [
+            "kill $CLUSTER 2> /dev/null || true   # the other hosts end with it; `ray stop` would end SkyPilot's too"
+        ]
     lines += ["exit $STATUS"]
     return "\n".join(lines) + "\n"
+
+
+def _spread(task: Task) -> list[str]:
+    """What tells `jaxresearch run` of the devices; hosts that join find theirs by themselves."""
+    if task.joins or (task.devices_per_run is None and _asks(task, "--devices")):
+        return []
+    spread = ["--devices", str(task.per_run)] if task.per_run > 1 else []
+    if task.runs_at_once > 1 and not _asks(task, "--slots"):
+        spread += ["--slots", str(min(task.runs_at_once, MOST_SLOTS))]
+    return [*spread, "--executor", "ray"] if task.by_ray else spread
+
+
+def _asks(task: Task, option: str) -> bool:
+    return any(each.partition("=")[0] == option for each in task.arguments)
+
+
+def _cluster() -> list[str]:
+    """A Ray cluster of our own on all nodes, without the keys that the driver has; the first node drives."""
+    ray = 'env -i HOME="$HOME" PATH="$PATH" RAY_worker_niceness=0 ray start'
+    return [
+        "# the first node drives and sends runs to all; keys stay with it",
+        'HEAD="$(echo "$SKYPILOT_NODE_IPS" | head -n 1)"',
+        f'RAY="$HEAD:{RAY_PORT}"',
+        f'up() {{ (echo > "/dev/tcp/$HEAD/{RAY_PORT}") 2> /dev/null; }}',
+        'if [ "$SKYPILOT_NODE_RANK" -gt 0 ]; then',
+        "  until up; do sleep 2; done",
+        f'  {ray} --address "$RAY" --block || ! up   # it fails when the head ends, and only then all is well',
+        "  exit",
+        "fi",
+        f'{ray} --head --node-ip-address "$HEAD" --port {RAY_PORT} --include-dashboard false --block &',
+        "CLUSTER=$!",
+        'until up; do kill -0 "$CLUSTER"; sleep 2; done',
+    ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,11 +24,14 @@ CASES = [
     Task(parse_accelerator("tpu-v5e-8"), "night", ("--program", "a b's.md"), spot=True, bucket="my-studies"),
     Task(parse_accelerator("tpu-v5p-32"), "night", spot=True, bucket="my-studies"),
     Task(parse_accelerator("tpu-v6e-8"), "night", nodes=2, bucket="my-studies"),
+    Task(parse_accelerator("H100:8"), "night", devices_per_run=2),
+    Task(parse_accelerator("H100:8"), "night", nodes=2, bucket="my-studies", devices_per_run=1),
+    Task(parse_accelerator("tpu-v6e-8"), "night", nodes=4, devices_per_run=8),
 ]
 
 
 def name(task: Task) -> str:
-    return f"{task.accelerator.sky}x{task.nodes}"
+    return f"{task.accelerator.sky}x{task.nodes}by{task.per_run}"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +59,15 @@ def test_an_unknown_accelerator_is_refused_in_one_line(text: str):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"spot": True}, {"bucket": "no bucket"}, {"study": "../x"}, {"nodes": 2, "accelerator": CASES[4].accelerator}],
+    [
+        {"spot": True},
+        {"bucket": "no bucket"},
+        {"study": "../x"},
+        {"nodes": 2, "accelerator": CASES[4].accelerator},
+        {"devices_per_run": 2},
+        {"devices_per_run": 3, "accelerator": CASES[2].accelerator},
+        {"devices_per_run": 4, "accelerator": CASES[4].accelerator},
+    ],
 )
 def test_what_would_lose_or_confuse_a_study_is_refused(wrong: dict):
     with pytest.raises(ConfigurationError):
@@ -71,7 +85,8 @@ def test_the_task_is_yaml_whose_scripts_are_shell(task: Task):
         subprocess.run(["bash", "-n"], input=facts[part], text=True, check=True)
     assert ("EXTRA=tpu" in facts["setup"]) == (task.accelerator.kind == "tpu")
     assert "--require-hashes -r requirements.lock" in facts["setup"]
-    assert ("JAXRESEARCH_COORDINATOR" in facts["run"]) == (task.hosts > 1)
+    assert ("JAXRESEARCH_COORDINATOR" in facts["run"]) == task.joins
+    assert ("ray start" in facts["run"]) == (",ray]" in facts["setup"]) == task.by_ray
     assert ("/bucket" in facts.get("file_mounts", {})) == (task.bucket is not None)
 
 
@@ -169,6 +184,61 @@ def test_every_host_gets_its_place(tmp_path: Path):
     ]
 
 
+def test_one_machine_does_several_runs_at_once(tmp_path: Path):
+    machine = Machine(tmp_path, CASES[6])
+    assert machine.run() == 0
+    assert machine.calls == ["/@ run --study ~/studies/night --devices 2 --slots 4"]
+
+
+RAY = """#!/bin/bash
+echo "ray $* ${ANTHROPIC_API_KEY:-no key}" >> "$HOME/log"
+case "$*" in
+  *--head*) exec {python} -c "import socket, time
+there = socket.create_server(('127.0.0.1', {port})); time.sleep(60)";;
+  *) while (echo > /dev/tcp/127.0.0.1/{port}) 2> /dev/null; do sleep 0.1; done; exit 1;;
+esac
+"""
+
+
+def test_the_first_node_drives_a_cluster_without_keys_and_all_end_together(tmp_path: Path):
+    machine = Machine(tmp_path, CASES[7])
+    port = free_port()
+    ray = tmp_path / "jaxresearch-venv/bin/ray"
+    ray.write_text(RAY.replace("{python}", sys.executable).replace("{port}", str(port)))
+    ray.chmod(0o755)
+    machine.script = machine.script.replace("6379", str(port))
+    nodes = {"SKYPILOT_NODE_IPS": "127.0.0.1\n127.0.0.2", "ANTHROPIC_API_KEY": "secret"}
+    other = machine.start(**nodes, SKYPILOT_NODE_RANK="1")
+    assert machine.run(**nodes) == 0
+    assert other.wait(60) == 0
+    calls = machine.calls
+    assert any(
+        call == f"ray start --head --node-ip-address 127.0.0.1 --port {port} --include-dashboard false --block no key"
+        for call in calls
+    )
+    assert f"ray start --address 127.0.0.1:{port} --block no key" in calls
+    run = f"/@ run --study ~/studies/night --slots 16 --executor ray --ray-address 127.0.0.1:{port}"
+    assert run in calls
+    assert calls[-1] == "/@ cloud save ~/studies/night ~/bucket/night"
+    assert machine.run(**nodes) == 0  # again: it goes on
+    assert f"/@ resume ~/studies/night --ray-address 127.0.0.1:{port}" in machine.calls
+
+
+def test_a_node_whose_ray_dies_before_the_head_fails(tmp_path: Path):
+    machine = Machine(tmp_path, CASES[7])
+    ray = tmp_path / "jaxresearch-venv/bin/ray"
+    ray.write_text("#!/bin/bash\nexit 1\n")
+    ray.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        machine.script = machine.script.replace("6379", str(head.getsockname()[1]))
+        assert machine.run(SKYPILOT_NODE_IPS="127.0.0.1\n127.0.0.2", SKYPILOT_NODE_RANK="1") == 1
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
 @pytest.mark.parametrize("task", CASES, ids=name)
 def test_skypilot_accepts_it(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -192,7 +262,18 @@ def test_the_command_refuses_what_run_would_refuse(tmp_path: Path):
     result = CliRunner().invoke(cli, good)
     assert result.exit_code == 0, result.output
     assert "--experiments 20" in yaml.safe_load(file.read_text())["run"]
-    for wrong in (["--experimnts", "20"], ["--experiments", "many"], ["--study", "x"]):
+    for wrong in (["--experimnts", "20"], ["--experiments", "many"], ["--study", "x"], ["--executor", "ray"]):
         refused = CliRunner().invoke(cli, [*good[:-2], *wrong])
         assert refused.exit_code == 2, refused.output
         assert wrong[0] in refused.output
+
+
+def test_devices_a_run_are_said_once():
+    from click.testing import CliRunner
+
+    good = ["cloud", "render", "--accelerator", "H100:8", "--devices-per-run", "4", "--json", "--"]
+    facts = json.loads(CliRunner().invoke(cli, good).stdout)
+    assert (facts["devices"], facts["devices_per_run"], facts["runs_at_once"]) == (8, 4, 2)
+    refused = CliRunner().invoke(cli, [*good, "--devices", "2"])
+    assert refused.exit_code == 2
+    assert "--devices is the task's to give" in refused.output
