@@ -3,7 +3,7 @@
     python benchmarks/overhead.py STUDY [STUDY ...]
 
 Overhead of an experiment: wall seconds from its proposal being asked for to its verdict, less budgeted training, scoring
-and audits. Utilisation: budgeted training seconds over wall seconds, of whole sessions.
+(early scores too) and audits. Utilisation: budgeted training seconds over wall seconds, of whole sessions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def overheads(folder: Path) -> tuple[list[float], list[float], float]:
             case Traced(number=number, outcome=TracedCandidate() as traced) if number in started:
                 new_program[number] = traced.trace_seconds > 0
             case RunFinished(number=number, outcome=CompletedRun() as run, shared_from=None) if number in started:
-                used[number] += run.train_seconds + run.eval_seconds + run.audit_seconds
+                used[number] += run.train_seconds + run.probe_seconds + run.eval_seconds + run.audit_seconds
             case Decided(number=number) if used.get(number):
                 (programs if new_program[number] else values).append(stored.time - started[number] - used[number])
     ledger.close()

@@ -66,6 +66,7 @@ class CompletedRun(BaseModel):
     compile_seconds: float
     eval_seconds: float
     audit_seconds: float = 0.0
+    probe_seconds: float = Field(default=0.0, description="of early scores, between training's steps")
     trace_seconds: float
     total_seconds: float
     tokens_per_second: float

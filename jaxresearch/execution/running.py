@@ -185,6 +185,7 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
         compile_seconds=compile_seconds,
         eval_seconds=scored.seconds + (tested.seconds if tested is not None else 0.0),
         audit_seconds=time.monotonic() - audit_started,
+        probe_seconds=probing.seconds,
         trace_seconds=request.trace_seconds,
         total_seconds=time.monotonic() - started + request.trace_seconds,
         tokens_per_second=trained.tokens / trained.train_seconds if trained.train_seconds else 0.0,

@@ -108,6 +108,7 @@ class RunRecord(_Record):
     compile_seconds: Figure = None
     eval_seconds: Figure = None
     audit_seconds: Figure = None
+    probe_seconds: Figure = Field(default=None, description="of early scores, between training's steps")
     trace_seconds: Figure = None
     total_seconds: Figure = None
     tokens_per_second: Figure = None

@@ -70,7 +70,7 @@ def tokens_of(event: LLMCalled) -> int:
 
 
 def accelerator_seconds(outcome: RunOutcome) -> float:
-    """Of compiling, training and scoring; all that is known of a run that failed."""
+    """Of compiling, training and scoring, early scores included; all that is known of a run that failed."""
     if isinstance(outcome, CompletedRun):
-        return outcome.compile_seconds + outcome.train_seconds + outcome.eval_seconds
+        return outcome.compile_seconds + outcome.train_seconds + outcome.probe_seconds + outcome.eval_seconds
     return outcome.total_seconds

@@ -24,7 +24,7 @@ from jaxresearch.study.ledger import StoredEvent
 from jaxresearch.text import one_line
 
 _RUN = (
-    "val_bpb test_bpb loss steps tokens flops train_seconds compile_seconds eval_seconds audit_seconds "
+    "val_bpb test_bpb loss steps tokens flops train_seconds compile_seconds eval_seconds audit_seconds probe_seconds "
     "tokens_per_second mfu peak_memory_bytes parameters device"
 ).split()
 

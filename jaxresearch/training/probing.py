@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,12 +17,14 @@ class Probing:
 
     score: a state's bits per byte, None where it has none. checkpoints: shares of the budget, ascending. limits: by
     checkpoint, the bits per byte above which the training ends there. points: (checkpoint, bits per byte) so far.
+    seconds: that scoring them took in this process.
     """
 
     score: Callable[[Leaves], float | None]
     checkpoints: tuple[float, ...]
     limits: Mapping[float, float]
     points: list[tuple[float, float]] = field(default_factory=list)
+    seconds: float = 0.0
     _next: int = 0
 
     def take_up(self, points: Sequence[tuple[float, float]]) -> str | None:
@@ -48,7 +51,9 @@ class Probing:
         while self.due(progress):
             self._next += 1
         at = self.checkpoints[self._next - 1]
+        started = time.monotonic()
         value = self.score(leaves)
+        self.seconds += time.monotonic() - started
         if value is None:
             return None
         self.points.append((at, value))

@@ -250,6 +250,7 @@ def test_probes_change_no_bit_and_a_hopeless_run_is_cut(laboratory: Laboratory, 
     assert probed.val_bpb.hex() == plain.val_bpb.hex()
     assert [share for share, _ in probed.probes] == [0.3, 0.5, 1.0]
     assert plain.probes == ()
+    assert probed.probe_seconds > 0 == plain.probe_seconds
     let = laboratory.run(baseline, seed=7, probe_at=at, cut_above=((0.3, 100.0), (0.5, probed.probes[1][1])))
     assert isinstance(let, CompletedRun)
     cut = laboratory.run(baseline, seed=7, probe_at=at, cut_above=((0.3, 100.0), (0.5, probed.probes[1][1] - 1e-6)))
