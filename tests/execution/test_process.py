@@ -30,7 +30,9 @@ def test_an_answer_is_a_whole_line():
 
 
 def test_a_worker_that_dies_in_the_middle_of_its_answer_has_died():
-    script = """import os, signal; print('{"result": {"val_', end='', flush=True); os.kill(os.getpid(), signal.SIGKILL)"""
+    script = (
+        """import os, signal; print('{"result": {"val_', end='', flush=True); os.kill(os.getpid(), signal.SIGKILL)"""
+    )
     with pytest.raises(WorkerDiedError, match="killed by SIGKILL") as died:
         asyncio.run(asked(script))
     assert died.value.killed
