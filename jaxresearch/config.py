@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,7 +19,7 @@ from jaxresearch.proposal import Scalar
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class CorpusConfig(_Part):
@@ -197,7 +197,7 @@ class ExecutionConfig(_Part):
         default="local", description="where runs happen: on this machine, or on the nodes of a Ray cluster"
     )
     ray_address: str = Field(default="auto", description="HOST:PORT of the Ray cluster; auto: the one of this machine")
-    ray_resources: dict[str, float] = Field(
+    ray_resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
         description="further Ray resources that a run takes, such as `{accelerator_type:H100: 0.001}`",
     )
