@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxresearch.experiment import CompletedRun
-from jaxresearch.study.costs import tokens_of
+from jaxresearch.study.costs import accelerator_seconds, tokens_of
 from jaxresearch.study.events import (
     Checked,
     Decided,
@@ -118,10 +118,9 @@ class Timeline:
                 "scoring": outcome.eval_seconds,
                 "auditing": outcome.audit_seconds,
             }
-            used = outcome.compile_seconds + outcome.train_seconds + outcome.eval_seconds
         else:
-            spent, used = {"training": outcome.train_seconds}, outcome.total_seconds
-        self.accelerator_seconds[event.number] += used
+            spent = {"training": outcome.train_seconds}
+        self.accelerator_seconds[event.number] += accelerator_seconds(outcome)
         left = elapsed
         for phase, seconds in spent.items():
             part = min(left, max(0.0, seconds))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxresearch.budget import Budget
 from jaxresearch.data import Corpus, evaluation_rows, prepare_corpus
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress
@@ -112,7 +113,7 @@ async def verify_run(
     """
     from jaxresearch.execution.single import train_once
 
-    if study.config.budget.endswith("s") and not study.config.budget.endswith("steps"):
+    if Budget.parse(study.config.budget).unit == "seconds":
         raise JaxresearchError(
             "A run under a budget in seconds cannot be repeated exactly.", fix="Leave EXPERIMENT out."
         )
