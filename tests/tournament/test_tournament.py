@@ -263,6 +263,8 @@ def test_arms_and_controls():
     assert notes == ["The control arm independent is left out: no such strategy is installed."]
     assert control_of(arms) == "random_search"
     assert control_of(arms[:2]) is None
+    with pytest.raises(ConfigurationError, match="greedy:a/b and greedy:a:b would share the folder greedy_a_b"):
+        make_arms(tournament_config(tournament={"arms": ["greedy:a/b", "greedy:a:b"]}), {"greedy"})
     with pytest.raises(ConfigurationError, match="no strategy 'beam'"):
         make_arms(tournament_config(tournament={"arms": ["beam"]}), {"greedy"})
     with pytest.raises(ConfigurationError, match="one budget binds"):
