@@ -203,8 +203,8 @@ def experiment_record(
     experiment, proposal, decision = entry.experiment, entry.experiment.proposal, entry.decision
     trace, spending = entry.trace, timeline.spending(entry.number)
     rival = history.entries[decision.incumbent] if decision and decision.incumbent is not None else None
-    met = rival is not None and rival is not entry
-    difference = paired_gain(*contest_scores(history, entry, rival)) if met else None
+    met = rival if rival is not entry else None
+    difference = paired_gain(*contest_scores(history, entry, met)) if met is not None else None
     return ExperimentRecord.model_validate(
         {
             **({} if proposal is None else proposal.model_dump(include=set(_PROPOSED))),
