@@ -30,8 +30,6 @@ _PRIOR_WEIGHT = 8.0  # a family's prior counts as much as this many observations
 _OUTCOME_WEIGHT = 4.0  # and one experiment as this many: a study is short
 _NEAR_MISS_REWARD = 0.35
 _SMALLEST_STEP = 0.2  # of a family's first step: below it the family rests
-
-
 RETRIED_PROMISE = 0.5  # of a move that helped, or nearly, on another parent
 
 
@@ -148,7 +146,7 @@ def choose(
             move = replace(move, promise=RETRIED_PROMISE)
         moves.setdefault(move.family, []).append(move)
     if not moves:
-        return _jitter(hyperparameters, known, rng)
+        return _small_step(hyperparameters, known, rng)
     outcomes = _outcomes(tried, library)
 
     def beliefs(family: str) -> tuple[float, float]:
@@ -356,10 +354,11 @@ def _edits_in_turn(files: Mapping[str, str], ideas: list[Idea | None]) -> tuple[
     return tuple(edits)
 
 
-def _jitter(hyperparameters: list[Hyperparameter], known: set[str], rng: np.random.Generator) -> Move:
+def _small_step(hyperparameters: list[Hyperparameter], known: set[str], rng: np.random.Generator) -> Move:
     """When every family rests: a small random step of two hyperparameters at once."""
-    numeric = [each for each in hyperparameters if isinstance(each.value, float)]
-    numeric = numeric or [each for each in hyperparameters if type(each.value) is int]
+    bounded = [each for each in hyperparameters if each.choices or None not in (each.low, each.high)]  # as in `_values`
+    numeric = [each for each in bounded if isinstance(each.value, float)]
+    numeric = numeric or [each for each in bounded if type(each.value) is int]
     for _ in range(1000 if numeric else 0):
         picked = rng.choice(len(numeric), size=min(2, len(numeric)), replace=False)
         config: dict[str, Scalar] = {}

@@ -21,6 +21,8 @@ from jaxresearch.strategy import StudyView
 from jaxresearch.text import one_line
 
 _OUTCOMES = (Verdict.KEEP, Verdict.DISCARD)
+_KEEPS = 5
+"""That are named of one category: a notebook's length must not grow with the study."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Evidence:
     best: tuple[float, int] | None
 
     def __str__(self) -> str:
-        kept = f"kept {', '.join(f'#{each}' for each in self.keeps)}" if self.keeps else "none kept"
+        last = ", ".join(f"#{each}" for each in self.keeps[-_KEEPS:])
+        kept = f"kept {last}" if last else "none kept"
+        if len(self.keeps) > _KEEPS:
+            kept = f"{len(self.keeps)} kept, the last {last}"
         best = f", best {self.best[0]:+.4f} (#{self.best[1]})" if self.best else ""
         return f"{self.category}: {self.tries} tried, {kept}{best}"
 

@@ -30,11 +30,6 @@ class Belief:
     mean: float
     sd: float
 
-    @property
-    def chance_better(self) -> float:
-        """The probability that it is truly below the baseline."""
-        return 0.5 * (1 + math.erf(-self.mean / (self.sd * math.sqrt(2)))) if self.sd else float(self.mean < 0)
-
 
 def differences(experiment: Experiment, reference: Experiment) -> list[float]:
     """val_bpb of `experiment` minus `reference`, for each seed that both ran."""

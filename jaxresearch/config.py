@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from jaxresearch.budget import Budget
 from jaxresearch.errors import ConfigurationError
@@ -22,7 +22,7 @@ MOST_SLOTS = 64
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class CorpusConfig(_Part):
@@ -200,7 +200,7 @@ class ExecutionConfig(_Part):
         default="local", description="where runs happen: on this machine, or on the nodes of a Ray cluster"
     )
     ray_address: str = Field(default="auto", description="HOST:PORT of the Ray cluster; auto: the one of this machine")
-    ray_resources: dict[str, float] = Field(
+    ray_resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
         description="further Ray resources that a run takes, such as `{accelerator_type:H100: 0.001}`",
     )
@@ -340,9 +340,16 @@ class TournamentConfig(StudyConfig):
 Config = TypeVar("Config", bound=StudyConfig)
 
 
-def load_config(file: Path | None, overrides: Sequence[str] = (), kind: type[Config] = StudyConfig) -> Config:
-    """The settings of `file` (all defaults when None) with `overrides` ("key.sub=value") on top.
+def load_config(
+    file: Path | None,
+    overrides: Sequence[str] = (),
+    kind: type[Config] = StudyConfig,
+    *,
+    options: Mapping[str, object] | None = None,
+) -> Config:
+    """The settings of `file` (all defaults when None) with `overrides` ("key.sub=value") on top, and `options` on these.
 
+    Overrides are YAML. Options are values as they are, by dotted key: a path may hold what means something in YAML.
     Raises `ConfigurationError` that names the offending key.
     """
     try:
@@ -358,8 +365,21 @@ def load_config(file: Path | None, overrides: Sequence[str] = (), kind: type[Con
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))), resolve=True)
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"--set: {_first_line(error)}.") from None
+        where = "--set" if overrides or file is None else f"--config: {file}"
+        raise ConfigurationError(f"{where}: {_first_line(error)}.") from None
+    for key, value in (options or {}).items():
+        _put(merged, key.split("."), value)
     return validate_config(merged, kind)
+
+
+def _put(settings: Any, path: Sequence[str], value: object) -> None:
+    """`value` at `path`. Where a part of the path is no mapping it stays what it is, for validation to name."""
+    for name in path[:-1]:
+        if not isinstance(settings, dict):
+            return
+        settings = settings.setdefault(name, {})
+    if isinstance(settings, dict):
+        settings[path[-1]] = value
 
 
 def validate_config(settings: object, kind: type[Config] = StudyConfig) -> Config:
@@ -379,4 +399,6 @@ def validate_config(settings: object, kind: type[Config] = StudyConfig) -> Confi
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"{error.problem}, line {error.problem_mark.line + 1}"
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

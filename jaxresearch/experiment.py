@@ -50,6 +50,10 @@ class Resumption(BaseModel):
     alike: bool = True
 
 
+MACHINE = ("device", "threads", "devices", "processes", "jax")
+"""Fields of a run that say what it ran on. Only where all of them agree are the bits of a run the same."""
+
+
 class CompletedRun(BaseModel):
     """A program trained with one seed under one budget, and scored. Field names are those of `train --json`."""
 

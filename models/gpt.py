@@ -13,6 +13,8 @@ from models.kernels import attention
 
 
 class GPT(nnx.Module):
+    """Token embedding, blocks, head. The embedding, x0, also enters every block."""
+
     def __init__(self, h, rngs):
         self.token_embedding = normal(rngs, (h.vocab_size, h.width), std=h.embedding_std)
         self.blocks = nnx.List([Block(h, layer, rngs) for layer in range(h.depth)])
@@ -32,6 +34,8 @@ class GPT(nnx.Module):
 
 
 class Block(nnx.Module):
+    """BxTxD -> BxTxD: attention, then the MLP, each added to the stream, which is first mixed with x0."""
+
     def __init__(self, h, layer, rngs):
         self.resid_lambda = nnx.Param(jnp.full((), h.resid_init, jnp.float32))
         self.x0_lambda = nnx.Param(jnp.full((), h.x0_init, jnp.float32))
@@ -45,6 +49,8 @@ class Block(nnx.Module):
 
 
 class Attention(nnx.Module):
+    """BxTxD -> BxTxD. In every second layer, the last one included, v also gets an embedding of its token, gated by x."""
+
     def __init__(self, h, layer, rngs):
         self.window = attention_window(h, layer)
         self.query = uniform(rngs, (h.width, h.heads * h.head_size), h)
@@ -72,6 +78,8 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
+    """BxTxD -> BxTxD through F = mlp_ratio x D hidden units; their activation is relu squared."""
+
     def __init__(self, h, rngs):
         self.inward = uniform(rngs, (h.width, h.mlp_ratio * h.width), h)
         self.outward = zeros((h.mlp_ratio * h.width, h.width))
@@ -104,6 +112,7 @@ def linear(x, weight_IxO):
 
 
 def lookup(table_VxD, tokens_BxT, h):
+    """The table's row for each token, BxTxD."""
     return table_VxD[...][tokens_BxT].astype(h.dtype)
 
 

@@ -38,11 +38,15 @@ def momentum_at(progress, h):
 
 
 def weight_decay_at(progress, h):
+    """Of the matrices in the blocks: falls linearly to 0."""
     return h.weight_decay * (1 - progress)
 
 
 def optimizer(h, progress):
-    """The whole optimiser at one moment of the run, as an optax transformation of the parameters' tree."""
+    """The whole optimiser at one moment of the run, as an optax transformation of the parameters' tree.
+
+    A parameter's own name is that of its group, if there is one. Other matrices are "matrix", all else `resid_lambda`.
+    """
     scale = learning_rate_scale(progress, h)
     width_scale = (h.width / 768) ** -0.5  # learning rates were tuned at width 768
 
@@ -88,7 +92,10 @@ def nesterov(momentum):
 
 
 def orthogonalize(update, dtype):
-    """Every matrix of the tree with singular values brought near 1. Equal shapes are stacked: few large products."""
+    """Every matrix IxO of the tree with its singular values brought near 1, in float32; computed in `dtype`.
+
+    The N matrices of one shape are stacked, NxIxO: few large products.
+    """
     matrices, tree = jax.tree.flatten(update)
     places = defaultdict(list)
     for place, matrix in enumerate(matrices):
@@ -145,4 +152,5 @@ def cautious_weight_decay(weight_decay):
 
 
 def mix(new, old, old_share):
+    """One step of a moving average, leaf by leaf."""
     return jax.tree.map(lambda n, o: old_share * o + (1 - old_share) * n, new, old)

@@ -49,6 +49,9 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(write):
         ("acceptance.alpha=0.5", "acceptance.alpha"),
         ("limits.trace_seconds=0", "limits.trace_seconds"),
         ("limits.trace_seconds=-1", "limits.trace_seconds"),
+        ("limits.evaluation_seconds=.inf", "limits.evaluation_seconds"),
+        ("acceptance.simplicity=.nan", "acceptance.simplicity"),
+        ("execution.ray_resources={A: -1}", "execution.ray_resources"),
         ("sandbox.require=docker", "sandbox.require"),
         ("execution.executor=ray9", "execution.executor"),
         ("seed=-1", "seed"),
@@ -60,6 +63,27 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(write):
 )
 def test_a_wrong_key_or_value_is_named(override, key):
     assert refused(None, override).startswith(f"{key}")
+
+
+@pytest.mark.parametrize("text", ["/data/my #1 corpus", "a: b", "123", "null", "[x", "${x}", "é", ""])
+def test_an_option_is_taken_as_it_is(write, text):
+    file = write("corpus: {vocab_size: 512}\n")
+    config = load_config(file, ["seed=3"], options={"corpus.source": text, "execution.threads": 2})
+    assert (config.corpus.source, config.corpus.vocab_size) == (text, 512)
+    assert (config.seed, config.execution.threads) == (3, 2)
+
+
+def test_an_option_below_a_setting_that_is_no_mapping_leaves_it_to_be_named(write):
+    for text in ("corpus: 3\n", "corpus: null\n"):
+        with pytest.raises(ConfigurationError, match=r"^corpus: "):
+            load_config(write(text), options={"corpus.source": "x"})
+
+
+def test_the_line_of_broken_yaml_is_said(write):
+    assert refused(write("seed: 1\nexperiments: 2\nexperiments: 3\n")).endswith(
+        "found duplicate key experiments, line 3."
+    )
+    assert refused(write("a: ${missing}\n")).startswith("--config: ")
 
 
 def test_a_wrong_key_in_the_file_is_named(write):

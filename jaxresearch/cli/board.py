@@ -50,11 +50,12 @@ class Board:
         else:
             before.progress = progress
 
-    def end(self, number: int | None = None, seed: int | None = None) -> None:
-        """The run is over; without a number, all that have the seed, or all."""
-        gone = [key for key in self._runs if number in (None, key[0]) and seed in (None, key[1])]
-        for key in gone:
-            del self._runs[key]
+    def end(self, number: int, seed: int) -> None:
+        """The run is over."""
+        self._runs.pop((number, seed), None)
+
+    def end_all(self) -> None:
+        self._runs.clear()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._runs or self.activity:
@@ -101,7 +102,7 @@ class Board:
 
 def standing(history: History, *, since: float = 0.0) -> list[str]:
     """Where the study stands in three short lines. since: seconds after its last event."""
-    config, costs, best = history.config, history.costs, history.incumbent.experiment
+    costs, best = history.costs, history.incumbent.experiment
     done = sum(entry.verdict is not None for entry in history.contenders)
     wall = costs.wall_seconds + since
     if best.val_bpb is None:
@@ -119,12 +120,12 @@ def standing(history: History, *, since: float = 0.0) -> list[str]:
         if history.sessions > 1:  # the time between sessions is not the study's
             pace = wall / done
         rate = f", {3600 / pace:.1f} an hour"
-        seconds = pace * (config.experiments - done)
-        if config.max_seconds is not None:
-            seconds = min(seconds, config.max_seconds - wall)
+        seconds = pace * (history.planned - done)
+        if history.max_seconds is not None:
+            seconds = min(seconds, history.max_seconds - wall)
         ahead = f", about {short(max(0.0, seconds))} to go"
-    second = f"{done} of {config.experiments} experiments, {kept} kept{rate}{ahead}"
-    cap = f" of {short(config.max_seconds)}" if config.max_seconds is not None else ""
+    second = f"{done} of {history.planned} experiments, {kept} kept{rate}{ahead}"
+    cap = f" of {short(history.max_seconds)}" if history.max_seconds is not None else ""
     third = f"{short(wall)}{cap}, {costs.train_seconds / wall:.0%} training" if wall > 0 else "0 s"
     third += f"; LLM ${costs.llm_cost_usd:.2f}" + (
         f" of ${history.max_cost:.2f}" if history.max_cost is not None else ""

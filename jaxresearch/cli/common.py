@@ -88,17 +88,17 @@ def make_config(config_file: Path | None, settings: tuple[str, ...], **options: 
 
     options: dotted keys with `__` for the dot; None means that the option was not given.
     """
-    return load_config(config_file or default_config_file(), [*settings, *_given(options)])
+    return load_config(config_file or default_config_file(), settings, options=_given(options))
 
 
 def make_tournament_config(config_file: Path | None, settings: tuple[str, ...], **options: object) -> TournamentConfig:
     """`make_config` for a tournament; its own default file is configs/tournament.yaml."""
     file = config_file or configs_folder() / "tournament.yaml"
-    return load_config(file, [*settings, *_given(options)], TournamentConfig)
+    return load_config(file, settings, TournamentConfig, options=_given(options))
 
 
-def _given(options: dict[str, object]) -> list[str]:
-    return [f"{key.replace('__', '.')}={value}" for key, value in options.items() if value is not None]
+def _given(options: dict[str, object]) -> dict[str, object]:
+    return {key.replace("__", "."): value for key, value in options.items() if value is not None}
 
 
 def default_config_file() -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def compare(
     config = make_tournament_config(
         config_file,
         settings,
-        tournament__arms=json.dumps(named) if named else None,
+        tournament__arms=named or None,
         tournament__repeats=repeats,
         tournament__accelerator_seconds=accelerator_seconds,
         tournament__flops=flops,

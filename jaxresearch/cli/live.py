@@ -42,6 +42,7 @@ from jaxresearch.study.events import (
 )
 from jaxresearch.study.history import History
 from jaxresearch.study.ledger import StoredEvent
+from jaxresearch.study.reporter import run_ended_by
 from jaxresearch.text import one_line
 
 _COLOURS = {Verdict.KEEP: "green", Verdict.DISCARD: "dim", Verdict.DUPLICATE: "dim"}
@@ -178,6 +179,8 @@ class StudyDisplay(Display):
     def on_event(self, stored: StoredEvent, history: History) -> None:
         event = stored.event
         self._board.learn(history)
+        if (ended := run_ended_by(event, history)) is not None:
+            self._board.end(*ended)
         self._several = sum(entry.running is not None for entry in history.entries) > 1 or history.config.slots > 1
         match event:
             case SessionStarted():
@@ -194,7 +197,6 @@ class StudyDisplay(Display):
                 self.doing(f"{event.number}, seed {event.seed}: starting")
             case RunFinished():
                 self.clear()
-                self._board.end(event.number, event.outcome.seed)
                 self.warn_of_worker(getattr(event.outcome, "worker", ""))
                 told = outcome_text(event.outcome)
                 if event.shared_from is not None:
@@ -215,13 +217,12 @@ class StudyDisplay(Display):
                 self.doing("choosing the next experiment")
             case Stopped():
                 self.clear()
-                self._board.end()
+                self._board.end_all()
             case TestOpened():
                 again = "" if event.opening == 1 else f" again (opening {event.opening})"
                 self._line(f"the sealed test is opened{again}, on {len(event.seeds)} fresh seeds", "bold")
             case TestScored():
                 self.clear()
-                self._board.end(event.number, event.outcome.seed)
                 self._line(f"{event.number:4}  {outcome_text(event.outcome)}")
             case TrialOpened():
                 self._line(
@@ -231,7 +232,6 @@ class StudyDisplay(Display):
                 self.doing(f"traced: {event.arm}")
             case TrialRun():
                 self.clear()
-                self._board.end(seed=event.outcome.seed)
                 self._line(f"      {event.arm}: {outcome_text(event.outcome)}")
             case TrialJudged():
                 verdict = "needed" if event.needed else "not needed"

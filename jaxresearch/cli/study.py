@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def run(
         execution__ray_address=ray_address,
         sandbox__require=require_sandbox,
         oversight__approve=approve,
-        tracking=json.dumps(tracks) if tracks else None,
+        tracking=tracks or None,
         **asked,
         **mesh,
     )

@@ -47,12 +47,6 @@ def pack(
         yield block[:filled].copy()
 
 
-def pack_all(documents: Iterable[np.ndarray], context: int, bos: int) -> np.ndarray:
-    """All rows at once, uint16[N, context + 1]."""
-    empty = np.empty((0, context + 1), dtype=np.uint16)
-    return np.concatenate([empty, *pack(documents, context, bos)])
-
-
 def _pieces(documents: Iterable[np.ndarray], context: int) -> Iterator[np.ndarray]:
     """Each document in pieces of at most `context` tokens, so that each fits a row with its BOS."""
     for tokens in documents:

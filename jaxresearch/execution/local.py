@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -232,16 +233,21 @@ class LocalExecutor:
             "train": request.wall_cap_seconds + self._limits.compile_seconds + _GRACE_SECONDS,
             "score": self._limits.evaluation_seconds,
         }
-        stage = "compile"
+        stage, began = "compile", None
 
         def watch(progress: RunProgress) -> None:
-            nonlocal stage
-            stage = progress.stage
+            nonlocal stage, began
+            stage, began = progress.stage, time.monotonic() if began is None else began
             on_progress(progress)
 
         def failed(verdict: Verdict, reason: str) -> FailedRun:
             return FailedRun(
-                identity=request.identity, verdict=verdict, reason=reason, seed=request.seed, program=request.program
+                identity=request.identity,
+                verdict=verdict,
+                reason=reason,
+                seed=request.seed,
+                program=request.program,
+                total_seconds=0.0 if began is None else time.monotonic() - began,  # it is paid for all the same
             )
 
         try:

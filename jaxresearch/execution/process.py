@@ -175,18 +175,16 @@ class WorkerProcess:
     async def _answer(
         self, limits: dict[str, float], stage: str, on_progress: Callable[[RunProgress], None]
     ) -> dict[str, Any]:
-        assert self._process.stdout is not None
         loop = asyncio.get_running_loop()
         deadline, self._stage = loop.time() + limits[stage], stage
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    line = await self._process.stdout.readline()
+                    message = await self.hear()
             except TimeoutError:
                 raise StageTimeoutError(stage, limits[stage]) from None
-            if not line:
+            if message is None:
                 raise await self._death()
-            message = json.loads(line)
             if "result" in message:
                 return message["result"]
             if message.get("stop"):
@@ -206,10 +204,10 @@ class WorkerProcess:
             await self._process.stdin.drain()
 
     async def hear(self) -> dict[str, Any] | None:
-        """The next message; None when the process has ended."""
+        """The next message; None when the process has ended, be it in the middle of one."""
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
-        return json.loads(line) if line else None
+        return json.loads(line) if line.endswith(b"\n") else None
 
     async def status(self) -> int:
         """The exit status of a process that has ended or is about to."""

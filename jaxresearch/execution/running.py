@@ -20,7 +20,7 @@ from jaxresearch.execution.base import RunProgress, RunRequest
 from jaxresearch.execution.peers import Peers
 from jaxresearch.execution.utilisation import model_flops_utilisation
 from jaxresearch.execution.worker import WorkerSettings
-from jaxresearch.experiment import Audit, CompletedRun, FailedRun, Verdict
+from jaxresearch.experiment import MACHINE, Audit, CompletedRun, FailedRun, Verdict
 from jaxresearch.files import write_whole
 from jaxresearch.scoring.audits import AuditSubject, gain_audits, routine_audits
 from jaxresearch.scoring.scorer import CompiledScorer, NotFiniteError, Score, bits_per_byte, score
@@ -90,7 +90,7 @@ def _checkpoints(host: RunHost, request: RunRequest) -> Checkpoints:
         owner,
         every_seconds=host.settings.checkpoint_seconds,
         keeps_final=request.keep_state,
-        machine={name: facts[name] for name in ("device", "threads", "devices", "processes", "jax")},
+        machine={name: facts[name] for name in MACHINE},
         give_up=host.spoken_to,
         company=host.peers,
     )
@@ -149,16 +149,16 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
     except Exception as error:
         return broke(error, "training")
     host.progress(RunProgress("score", 1.0, trained.loss, trained.steps), force=True)
-    facts = {"train_seconds": trained.train_seconds, "flops": trained.flops, "curve": trained.curve}
-    facts["step"] = trained.steps
+    so_far = {"train_seconds": trained.train_seconds, "flops": trained.flops, "curve": trained.curve}
+    so_far["step"] = trained.steps
     sealed = host.sealed_rows() if request.split == "test" else None
     try:
         scored = score(scorer, trained.leaves, host.rows, host.corpus.byte_lengths)
         tested = score(scorer, trained.leaves, sealed, host.corpus.byte_lengths) if sealed is not None else None
     except NotFiniteError as error:
-        return failed(Verdict.INVALID, f"not finite: {error}", **facts)
+        return failed(Verdict.INVALID, f"not finite: {error}", **so_far)
     except Exception as error:
-        return broke(error, "scoring", **facts)
+        return broke(error, "scoring", **so_far)
     audit_started = time.monotonic()
     audits = _audit(host, request, scorer, trained, scored)
     if sealed is not None:
@@ -167,13 +167,13 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
     broken = next((audit for audit in audits if not audit.passed), None)
     if broken is not None:
         reason = f"{broken.name}: {broken.detail} (by up to {broken.max_deviation:.3g} nats)"
-        return failed(Verdict.INVALID, reason, audits=audits, **facts)
+        return failed(Verdict.INVALID, reason, audits=audits, **so_far)
     if request.probe_at:
         first = bits_per_byte(scored.nats[:1], host.rows[:1, :, 1:], host.corpus.byte_lengths)
         probing.points.append((1.0, first))
     if host.peers.leads:
         _save(host.settings.runs / request.identity, scored.nats)
-    facts = host.facts()
+    machine = host.facts()
     return CompletedRun(
         identity=request.identity,
         val_bpb=scored.val_bpb,
@@ -190,8 +190,8 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
         total_seconds=time.monotonic() - started + request.trace_seconds,
         tokens_per_second=trained.tokens / trained.train_seconds if trained.train_seconds else 0.0,
         mfu=model_flops_utilisation(
-            facts["device"],
-            facts["devices"],
+            machine["device"],
+            machine["devices"],
             0.0 if None in compiled.program.manifest.step_flops else trained.flops,
             trained.train_seconds,
         ),
@@ -202,11 +202,7 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
         tokenizer=host.corpus.tokenizer_fingerprint,
         seed=request.seed,
         budget=request.budget,
-        device=facts["device"],
-        threads=facts["threads"],
-        devices=facts["devices"],
-        processes=facts["processes"],
-        jax=facts["jax"],
+        **{name: machine[name] for name in MACHINE},
         attention=compiled.program.attention,
         sandbox=request.sandbox,
         flags=_flags(trained, scored, host.settings.unigram_bpb),

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from scipy import special
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import TracedCandidate, TraceFailure
@@ -27,6 +23,7 @@ from jaxresearch.report.record import (
     StudyRecord,
 )
 from jaxresearch.report.timeline import PHASES, Timeline
+from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.confirm import conclusion as confirmed_in_words
 from jaxresearch.study.cuts import cuts
@@ -145,7 +142,7 @@ def study_record(
     """The record of `history`, with `entries` of it as experiments."""
     created, config, costs, noise = history.created, history.config, history.costs, history.noise
     best, baseline = history.incumbent.experiment, history.baseline.experiment
-    gain = _paired(best.scores, baseline.scores) if best.number != baseline.number else None
+    gain = paired_gain(baseline.scores, best.scores) if best.number != baseline.number else None
     stopped, saved = history.stopped, cuts(history)
     return StudyRecord(
         study=study,
@@ -163,9 +160,9 @@ def study_record(
         fingerprints={"subject": created.subject, "corpus": created.corpus, "tokenizer": created.tokenizer},
         origin=OriginRecord.model_validate(created.origin.model_dump()) if created.origin is not None else None,
         incumbent=history.incumbent_number,
-        gain=-gain[0] if gain else None,
-        gain_low=-gain[2] if gain and gain[2] is not None else None,
-        gain_high=-gain[1] if gain and gain[1] is not None else None,
+        gain=gain.mean_bpb if gain else None,
+        gain_low=gain.low_bpb if gain else None,
+        gain_high=gain.high_bpb if gain else None,
         noise=NoiseRecord.model_validate(noise, from_attributes=True) if noise is not None else None,
         verdicts={str(verdict): count for verdict, count in history.verdicts.items()},
         failed_proposals=history.failed_proposals,
@@ -187,7 +184,7 @@ def study_record(
         llm_unpriced_tokens=costs.llm_unpriced_tokens,
         llm_possible_cost_usd=costs.llm_possible_cost_usd,
         max_cost=history.max_cost,
-        max_seconds=config.max_seconds,
+        max_seconds=history.max_seconds,
         phases=tuple(PhaseRecord(name=name, seconds=timeline.phases[name]) for name in PHASES),
         integrity=_integrity(history, anchored, anchors),
         incidents=tuple(IncidentRecord.model_validate(vars(each)) for each in history.incidents),
@@ -206,7 +203,8 @@ def experiment_record(
     experiment, proposal, decision = entry.experiment, entry.experiment.proposal, entry.decision
     trace, spending = entry.trace, timeline.spending(entry.number)
     rival = history.entries[decision.incumbent] if decision and decision.incumbent is not None else None
-    paired = _paired(*contest_scores(history, entry, rival)) if rival is not None and rival is not entry else None
+    met = rival if rival is not entry else None
+    difference = paired_gain(*contest_scores(history, entry, met)) if met is not None else None
     return ExperimentRecord.model_validate(
         {
             **({} if proposal is None else proposal.model_dump(include=set(_PROPOSED))),
@@ -219,8 +217,8 @@ def experiment_record(
             "reason": experiment.reason,
             "compared_with": decision.incumbent if decision else None,
             "difference": decision.difference if decision else None,
-            "difference_low": paired[1] if paired else None,
-            "difference_high": paired[2] if paired else None,
+            "difference_low": difference.low_bpb if difference else None,
+            "difference_high": difference.high_bpb if difference else None,
             "p_value": decision.p_value if decision else None,
             "same_as": decision.same_as if decision else None,
             "simpler": decision.simpler if decision else False,
@@ -248,19 +246,6 @@ def experiment_record(
             "command": _again(entry, study),
         }
     )
-
-
-def _paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float, float | None, float | None] | None:
-    """Mean of the differences on the seeds that both ran, and its 95 % interval by Student's t."""
-    differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    if not differences or not all(map(math.isfinite, differences)):
-        return None
-    mean = statistics.fmean(differences)
-    if len(differences) == 1:
-        return mean, None, None
-    sem = statistics.stdev(differences) / math.sqrt(len(differences))
-    reach = float(special.stdtrit(len(differences) - 1, 0.975)) * sem
-    return mean, mean - reach, mean + reach
 
 
 def _integrity(history: History, anchored: bool | None, anchors: int) -> IntegrityRecord:

@@ -24,7 +24,6 @@ from jaxresearch.study.stopping import Stop
 from jaxresearch.study.trial import Trial
 from jaxresearch.study.trials import (
     Bench,
-    changes_of,
     last_trial,
     mean_scores,
     refuse_without_winner,
@@ -68,7 +67,7 @@ def _opened(history: History, count: int) -> TrialOpened:
         experiment=history.incumbent_number,
         seeds=fresh_seeds(history, count),
         budget=history.config.budget,
-        changes=changes_of(history, history.incumbent_number),
+        changes=tuple(entry.number for entry in history.lineage(history.incumbent_number)),
     )
 
 

@@ -227,7 +227,7 @@ class Ahead:
             seconds = accelerator_seconds(outcome)
         elif outcome is not None:
             seconds = getattr(outcome, "total_seconds", 0.0)
-        if seconds > 0:
+        if seconds > 0 or work.began is not None:
             identity, seed = work.request.identity, work.request.seed
             self._discarded.append(
                 RunDiscarded(number=work.runner, identity=identity, seed=seed, accelerator_seconds=seconds)

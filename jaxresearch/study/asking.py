@@ -31,7 +31,7 @@ async def events_of_round(
         raise
     except Exception as error:
         return _no_proposal(request, f"the strategy raised {type(error).__name__}: {error}")
-    if not all(isinstance(each, Proposal) for each in proposals):
+    if not isinstance(proposals, list) or not all(isinstance(each, Proposal) for each in proposals):
         return _no_proposal(request, "the strategy returned something other than proposals")
     return _accepted(history, request, proposals[: request.slots])
 

@@ -1,7 +1,8 @@
 """Control: how a person, from another terminal, has a running study pause or stop.
 
 A request is a file in the study's folder. `pause`: the driver gives the experiment at hand its verdict and ends before the
-next round. `stop`: it ends after the run at hand, as after one Ctrl-C. `resume` goes on after both.
+next round. `stop`: it ends after the run at hand, as after one Ctrl-C. `resume` goes on after both. What runs beside the
+search (`confirm`, `ablate`) has no rounds: there both mean `stop`, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Literal
 
@@ -64,10 +65,10 @@ def driver_of(lock: Path) -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def obeyed(layout: StudyLayout, stop: Stop) -> AsyncIterator[None]:
-    """While in this, a wish to stop becomes `stop.request()`. Wishes from before are void, and so are those after."""
+async def obeyed(layout: StudyLayout, stop: Stop, *, stopping: Collection[Wish] = ("stop",)) -> AsyncIterator[None]:
+    """While in this, a wish that is in `stopping` becomes `stop.request()`. Wishes from before, and after, are void."""
     layout.control.unlink(missing_ok=True)
-    watching = asyncio.ensure_future(_watch(layout, stop))
+    watching = asyncio.ensure_future(_watch(layout, stop, stopping))
     try:
         yield
     finally:
@@ -75,8 +76,8 @@ async def obeyed(layout: StudyLayout, stop: Stop) -> AsyncIterator[None]:
         layout.control.unlink(missing_ok=True)
 
 
-async def _watch(layout: StudyLayout, stop: Stop) -> None:
-    while wish_of(layout) != "stop":
+async def _watch(layout: StudyLayout, stop: Stop, stopping: Collection[Wish]) -> None:
+    while wish_of(layout) not in stopping:
         await asyncio.sleep(POLL_SECONDS)
     if not stop.requested:
         stop.request()

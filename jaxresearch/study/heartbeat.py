@@ -33,6 +33,7 @@ from jaxresearch.study.events import (
 from jaxresearch.study.history import History
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.ledger import StoredEvent
+from jaxresearch.study.reporter import run_ended_by
 from jaxresearch.text import one_line
 
 BEAT_SECONDS = 2.0
@@ -73,6 +74,8 @@ class Heartbeat:
         self._runs: dict[tuple[int, int], Running] = {}
 
     def on_event(self, stored: StoredEvent, history: History) -> None:
+        if (ended := run_ended_by(stored.event, history)) is not None:
+            self._runs.pop(ended, None)
         match stored.event:
             case SessionStarted():
                 self._stage = "starting"
@@ -84,8 +87,7 @@ class Heartbeat:
                 self._stage = f"experiment {number} is traced"
             case RunStarted(number=number, seed=seed):
                 self._runs[number, seed] = Running(number, seed, time.time())
-            case RunFinished(number=number, outcome=outcome):
-                self._runs.pop((number, outcome.seed), None)
+            case RunFinished(number=number):
                 self._stage = f"judging experiment {number}"
             case Decided():
                 self._stage = "between two experiments"

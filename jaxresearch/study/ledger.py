@@ -202,9 +202,14 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write. On a read-only disk SQLite must be told that nobody else writes either."""
-    writable = os.access(path.parent, os.W_OK)
-    mode = "mode=ro" if writable else "mode=ro&immutable=1"
+    """A connection that cannot write.
+
+    On a read-only disk SQLite must be told that nobody else writes either. Then it passes over the write-ahead log, so not
+    where there is one: that of a writer who is at work, and whose folder is only closed to us, or of one that was killed.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    at_rest = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
+    mode = "mode=ro&immutable=1" if at_rest else "mode=ro"
     return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, timeout=30)
 
 

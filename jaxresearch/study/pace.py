@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from jaxresearch.execution.base import RunProgress
 from jaxresearch.experiment import CompletedRun
-from jaxresearch.study.events import RunFinished, RunStarted, SessionStarted
+from jaxresearch.study.events import RunFinished, RunStarted, SessionStarted, TestScored, TrialRun
 from jaxresearch.study.history import History
 from jaxresearch.study.ledger import StoredEvent
+from jaxresearch.study.reporter import run_ended_by
 
 _ENOUGH = 0.02
 """Of the budget, trained since the first sign of it, before its speed says anything."""
@@ -36,6 +37,8 @@ class Pace:
         self._scoring: list[float] = []
 
     def on_event(self, stored: StoredEvent, history: History) -> None:
+        if (ended := run_ended_by(stored.event, history)) is not None:
+            self._runs.pop(ended, None)
         match stored.event:
             case SessionStarted():
                 self._runs.clear()
@@ -43,10 +46,12 @@ class Pace:
                 self._scoring = [_scoring_seconds(run) for run in done if isinstance(run, CompletedRun)]
             case RunStarted(number=number, seed=seed):
                 self._runs[number, seed] = _Run(since=self._clock())
-            case RunFinished(number=number, outcome=outcome):
-                self._runs.pop((number, outcome.seed), None)
-                if isinstance(outcome, CompletedRun):
-                    self._scoring.append(_scoring_seconds(outcome))
+            case (
+                RunFinished(outcome=CompletedRun() as run)
+                | TestScored(outcome=CompletedRun() as run)
+                | TrialRun(outcome=CompletedRun() as run)
+            ):
+                self._scoring.append(_scoring_seconds(run))
 
     def on_progress(self, number: int, seed: int, progress: RunProgress) -> None:
         run, now = self._runs.setdefault((number, seed), _Run()), self._clock()

@@ -134,6 +134,7 @@ async def ablate_study(
         await study.beside(
             lambda journal, workspace: ablate(journal, workspace, executor, stop, count=count, again=again),
             reporter,
+            stop,
         )
 
 
@@ -149,6 +150,7 @@ async def transfer_study(
                 journal, workspace, executor, stop, scale=scale, count=count, again=again
             ),
             reporter,
+            stop,
         )
 
 

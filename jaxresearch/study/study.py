@@ -33,7 +33,7 @@ from jaxresearch.study.judging import fresh_seeds
 from jaxresearch.study.layout import StudyLayout, create_folder
 from jaxresearch.study.ledger import Ledger, StoredEvent
 from jaxresearch.study.lock import sole_driver
-from jaxresearch.study.reporter import NullReporter, Reporter
+from jaxresearch.study.reporter import Reporter
 from jaxresearch.study.shelf import GIGABYTE, Shelf
 from jaxresearch.study.stopping import Stop
 from jaxresearch.study.view import ModelFactory, diff_of
@@ -237,24 +237,33 @@ class Study:
         Raises as `run` does, and `Interrupted` when `stop` was requested; calling it again goes on.
         """
         stop = stop or Stop()
+
+        async def work(journal: Journal, workspace: Workspace) -> None:
+            del workspace
+            await confirm(journal, executor, seeds or fresh_seeds(journal.history, count), stop)
+
+        await self.beside(work, reporter, stop)
+
+    async def beside(
+        self,
+        work: Callable[[Journal, Workspace], Coroutine[Any, Any, None]],
+        reporter: Reporter | None = None,
+        stop: Stop | None = None,
+    ) -> None:
+        """Do `work` on the study as its one driver: a confirmation, an ablation, a transfer.
+
+        stop: the one that `work` heeds. Raises as `work` does, and `StudyLocked`.
+        """
+        stop = stop or Stop()
         with sole_driver(self.layout.lock, now=self._clock()):
             watch = Watch(self.layout, stop, reporter)
             self._begin(watch.reporter)
-            chosen = tuple(seeds) if seeds is not None else fresh_seeds(self.history, count)
-            async with watch:
-                await confirm(self._journal, executor, chosen, stop)
+            async with watch, obeyed(self.layout, stop, stopping=("pause", "stop")):
+                await work(self._journal, self.workspace)
 
-    async def beside(
-        self, work: Callable[[Journal, Workspace], Coroutine[Any, Any, None]], reporter: Reporter | None = None
-    ) -> None:
-        """Do `work` on the study as its one driver: an ablation, a transfer. Raises as `work` does, and `StudyLocked`."""
-        with sole_driver(self.layout.lock, now=self._clock()):
-            self._begin(reporter)
-            await work(self._journal, self.workspace)
-
-    def _begin(self, reporter: Reporter | None) -> None:
+    def _begin(self, reporter: Reporter) -> None:
         """What every driver does first, the lock in its hands: read all there is, and refuse a ledger that was cut."""
-        self._journal = Journal(self._journal.ledger, reporter or NullReporter())
+        self._journal = Journal(self._journal.ledger, reporter)
         self._journal.ledger.check_anchors(self.workspace.anchors())
         if not self.layout.runs.is_symlink():  # else other studies may be writing there
             sweep_drafts(self.layout.programs)

@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any
 
 from jaxresearch.budget import Budget
@@ -45,7 +46,7 @@ def parse_scale(text: str) -> dict[str, str]:
 def scaled_budget(budget: str, scale: dict[str, str]) -> str:
     """The budget of one run. Raises `ConfigurationError` where so many are no whole number of steps or tokens."""
     whole = Budget.parse(budget)
-    amount = whole.amount * float(scale["budget"].removesuffix("x")) if "budget" in scale else whole.amount
+    amount = _times(whole.amount, scale.get("budget", "1x"))
     if whole.unit in ("steps", "tokens") and amount != round(amount):
         raise ConfigurationError(
             f"--transfer: budget={scale['budget']} of {budget} is not a whole number.", fix=_EXAMPLE
@@ -71,7 +72,7 @@ def _scaled(each: Hyperparameter, factor: str, whose: str) -> Scalar:
     where = f"--transfer: {each.name}={factor}"
     if isinstance(each.value, bool) or not isinstance(each.value, int | float):
         raise ConfigurationError(f"{where}: {each.name} is {each.value!r}, not a number.", fix=_EXAMPLE)
-    value = each.value * float(factor.removesuffix("x"))
+    value = _times(each.value, factor)
     if isinstance(each.value, int):
         if value != round(value):
             raise ConfigurationError(f"{where}: {value:g} is no whole number ({whose} has {each.value}).", fix=_EXAMPLE)
@@ -86,6 +87,11 @@ def _scaled(each: Hyperparameter, factor: str, whose: str) -> Scalar:
         bounds = f"It may be {low if low is not None else '-inf'} to {high if high is not None else 'inf'}."
         raise ConfigurationError(f"{where}: {value:g} is out of bounds ({whose} has {each.value}).", fix=bounds)
     return value
+
+
+def _times(value: float, factor: str) -> float:
+    """value x factor, as people multiply: in floats 50 x 1.1 is no whole number."""
+    return float(Decimal(repr(value)) * Decimal(factor.removesuffix("x")))
 
 
 def _is_number(value: Scalar) -> bool:

@@ -130,16 +130,6 @@ def last_trial(history: History, purpose: str, scale: dict[str, str] | None = No
     return None
 
 
-def changes_of(history: History, number: int) -> tuple[int, ...]:
-    """The experiments from the baseline, which is left out, to `number`: the changes that it is made of, in order."""
-    path: list[int] = []
-    at: int | None = number
-    while at:
-        path.append(at)
-        at = history.entries[at].experiment.parent
-    return tuple(reversed(path))
-
-
 def refuse_without_winner(history: History) -> None:
     if history.baseline.verdict is not Verdict.KEEP:
         raise JaxresearchError("The study has no baseline yet.", fix="Run it first: `jaxresearch resume STUDY`.")

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxresearch.budget import Budget
 from jaxresearch.data import Corpus, evaluation_rows, prepare_corpus
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress
 from jaxresearch.execution.process import worker_environment
-from jaxresearch.experiment import CompletedRun, RunOutcome
+from jaxresearch.experiment import MACHINE, CompletedRun, RunOutcome
 from jaxresearch.study.shelf import check_states
 from jaxresearch.study.study import Study
 
-_MACHINE = ("device", "threads", "devices", "processes", "jax")
 ROUNDING_BPB = 1e-3
 """How far a run may come out elsewhere: on another device, with other threads, or with another jax."""
 
@@ -112,7 +112,7 @@ async def verify_run(
     """
     from jaxresearch.execution.single import train_once
 
-    if study.config.budget.endswith("s") and not study.config.budget.endswith("steps"):
+    if Budget.parse(study.config.budget).unit == "seconds":
         raise JaxresearchError(
             "A run under a budget in seconds cannot be repeated exactly.", fix="Leave EXPERIMENT out."
         )
@@ -136,11 +136,11 @@ def _compare(number: int, run: CompletedRun, again: RunOutcome) -> Repeated:
 def compare_scores(
     where: str, run: CompletedRun, bpb: float, machine: Mapping[str, Any], *, what: str, like: bool = True
 ) -> Repeated:
-    """`run` as recorded against `bpb` found on `machine`, whose `_MACHINE` facts it has: the bits, where they are alike.
+    """`run` as recorded against `bpb` found on `machine`, whose `MACHINE` facts it has: the bits, where they are alike.
 
     Raises `JaxresearchError` when they do not agree.
     """
-    alike = like and all(getattr(run, name) == machine[name] for name in _MACHINE)
+    alike = like and all(getattr(run, name) == machine[name] for name in MACHINE)
     if abs(run.val_bpb - bpb) > (0 if alike else ROUNDING_BPB):
         raise JaxresearchError(f"{where}: recorded as {run.val_bpb}, {what} {bpb}.")
     return Repeated(run.seed, run.val_bpb, bpb, exact=alike)

@@ -147,7 +147,14 @@ class Workspace:
     def _git(self, *arguments: str, stdin: bytes = b"") -> bytes:
         command = ["git", *_OPTIONS, *arguments]
         try:
-            done = subprocess.run(command, cwd=self._folder, env=_environment(), input=stdin, capture_output=True)
+            done = subprocess.run(
+                command,
+                cwd=self._folder,
+                env=_environment(),
+                input=stdin,
+                capture_output=True,
+                process_group=0,  # Ctrl-C on a terminal is for us: we finish the run at hand, and git must not die of it
+            )
         except (FileNotFoundError, NotADirectoryError):
             missing = "git is not installed" if self._folder.is_dir() else f"{self._folder} is gone"
             raise WorkspaceError(f"{missing[0].upper()}{missing[1:]}.", fix="A study needs it.") from None

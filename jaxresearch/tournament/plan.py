@@ -48,6 +48,12 @@ def make_arms(config: TournamentConfig, installed: Collection[str]) -> tuple[lis
             notes.append(f"The control arm {control} is left out: no such strategy is installed.")
         elif all(arm.strategy != control for arm in arms):
             arms.append(Arm(control, control, config.llm.model))
+    for at, arm in enumerate(arms):
+        twin = next((each.name for each in arms[:at] if each.folder == arm.folder), None)
+        if twin is not None:
+            raise ConfigurationError(
+                f"--arm: {twin} and {arm.name} would share the folder {arm.folder}.", fix="Leave one of them out."
+            )
     if not arms:
         raise ConfigurationError("--strategy: a tournament needs arms.", fix="For example --strategy greedy.")
     return arms, notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from jaxresearch.execution.base import Executor, RunProgress, RunRequest, TracedCandidate, TraceFailure, workers_of
 from jaxresearch.experiment import FailedRun, RunOutcome, Verdict
+from jaxresearch.files import write_whole
 from jaxresearch.proposal import Candidate
 
 _OUTCOME = TypeAdapter(RunOutcome)
@@ -36,18 +37,19 @@ class SharedRuns:
 
     async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
         path = self._path(request)
-        if path.is_file():
+        known = _read(path)
+        if known is not None:
             self.taken += 1
-            return _OUTCOME.validate_json(path.read_bytes())
+            return known
         outcome = await self._executor.run(request, on_progress)
         self.trained += 1
         if (
             not (isinstance(outcome, FailedRun) and outcome.verdict in _PASSING)
             and outcome.identity == request.identity
         ):
-            draft = path.with_suffix(f".draft-{os.getpid()}")
-            draft.write_bytes(_OUTCOME.dump_json(outcome))
-            draft.rename(path)
+            write_whole(
+                path, json.dumps(outcome.model_dump(mode="json")).encode()
+            )  # pydantic's own JSON loses infinities
         return outcome
 
     async def close(self) -> None:
@@ -57,3 +59,11 @@ class SharedRuns:
         limits = f" {request.cut_above}" if request.cut_above else ""
         key = hashlib.sha256(f"{request.identity} {request.reference}{limits}".encode()).hexdigest()
         return self._folder / f"{key}.json"
+
+
+def _read(path: Path) -> RunOutcome | None:
+    """What lies there; None without anything that can be read: then it is trained again."""
+    try:
+        return _OUTCOME.validate_python(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError):  # ValueError: a disk that lost power, or that flipped a bit
+        return None

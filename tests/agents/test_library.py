@@ -173,3 +173,9 @@ def test_the_first_moves_are_worth_a_run():
             tried.append(Tried(number, "discard", 0.01, move.tag, moves, bool(move.edits)))
         hits += bool({"batch=8", "depth=3"} & {each.tag for each in tried})
     assert hits >= 30
+
+
+def test_what_is_not_for_search_is_not_moved_even_when_nothing_else_is_left():
+    fixed = [Hyperparameter("context", 256), Hyperparameter("epsilon", 1e-8)]
+    with pytest.raises(LookupError, match="nothing is left to try"):
+        choose(fixed, {}, [], frozenset(), np.random.default_rng(0), ())

@@ -306,3 +306,9 @@ def test_independent_sees_neither_scores_nor_verdicts(model):
     finding = asyncio.run(hidden.check(propose(config={"batch": 8})))
     assert "keep" not in finding
     assert "before" in finding
+
+
+def test_what_the_notebook_says_of_a_category_does_not_grow_with_its_keeps():
+    few, many = (notebook.Evidence("lr", 900, tuple(range(1, keeps + 1)), 0, (-0.1, 1)) for keeps in (5, 400))
+    assert str(few) == "lr: 900 tried, kept #1, #2, #3, #4, #5, best -0.1000 (#1)"
+    assert str(many) == "lr: 900 tried, 400 kept, the last #396, #397, #398, #399, #400, best -0.1000 (#1)"

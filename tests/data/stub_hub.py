@@ -9,7 +9,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow
@@ -55,13 +54,6 @@ class StubHub:
         self._closing.set()
         self._server.shutdown()
         self._server.server_close()
-
-    def save_as(self, folder: Path) -> Path:
-        """The same files as a plain folder."""
-        for path, content in self.files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(content)
-        return folder
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         hub = self

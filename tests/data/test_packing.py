@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxresearch.data.packing import pack, pack_all
+from jaxresearch.data.packing import pack
 
 BOS = 999
 documents_of_any_length = st.lists(st.integers(1, 60), max_size=80)
@@ -14,6 +14,11 @@ def make_documents(lengths):
     """Documents whose tokens are all different, so that each can be told from the others."""
     ends = np.cumsum([0, *lengths])
     return [np.arange(start, end) + 1000 for start, end in itertools.pairwise(ends)]
+
+
+def pack_all(documents, context, bos):
+    """All rows at once, uint16[N, context + 1]."""
+    return np.concatenate([np.empty((0, context + 1), np.uint16), *pack(documents, context, bos)])
 
 
 @given(documents_of_any_length, st.integers(1, 20), st.integers(1, 50))

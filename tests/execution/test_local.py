@@ -20,6 +20,7 @@ from jaxresearch.execution.process import worker_environment
 from jaxresearch.execution.running import _batches
 from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
 from jaxresearch.proposal import Candidate
+from jaxresearch.study.costs import accelerator_seconds
 from jaxresearch.training.trainer import TrainingFailedError
 from tests.laboratory import BASELINE, ROOT, TINY, Laboratory, edited, with_logits
 
@@ -150,6 +151,7 @@ def test_a_loop_without_end_in_init_is_a_timeout_and_a_run_that_waits_behind_it_
     hung, waited = impatient.runner.run(both())
     assert hung.verdict is Verdict.TIMEOUT
     assert hung.reason == "train took longer than 2 s; the worker was killed"
+    assert accelerator_seconds(hung) > 2.0, "what hangs is paid for"
     assert isinstance(waited, CompletedRun), waited
 
 

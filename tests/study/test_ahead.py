@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from fakes import Bench, FakeExecutor, Scripted, comment, config, gain, mode, rate
 
+from jaxresearch.cli.board import Board
 from jaxresearch.execution.base import ExecutorLostError, RunProgress, RunRequest, TracedCandidate, TraceFailure
 from jaxresearch.experiment import CompletedRun, RunOutcome
 from jaxresearch.proposal import Candidate, Proposal
 from jaxresearch.strategy import StudyView
 from jaxresearch.study.approval import Answer
 from jaxresearch.study.events import Decided, Event, RunDiscarded, RunFinished, RunStarted, SessionStarted, Stopped
+from jaxresearch.study.history import History
 from jaxresearch.study.replay import replay
+from jaxresearch.study.reporter import run_ended_by
 from jaxresearch.study.stopping import Stop
 from jaxresearch.study.study import Study
 
@@ -278,6 +281,26 @@ def test_progress_ahead_comes_with_its_own_number(tmp_path: Path):
     bench = Bench(tmp_path / "study", config(3, slots=3))
     bench.run(script, executor=ManyWorkers(3), reporter=Watcher())
     assert seen.index((2, 0)) < seen.index((1, -2)) < seen.index((2, -1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_run_that_was_dropped_is_shown_as_running(tmp_path: Path, seed: int):
+    """Nor is its speed taken for that of a run at hand, which says how a session is to end."""
+    script = [gain(each / 100) for each in (1, 2, -8, 3, 4, -7, 5, 6)]
+    executor, board = ManyWorkers(4, seed), Board()
+
+    class Watcher:
+        def on_event(self, stored: Any, history: History) -> None:
+            if (ended := run_ended_by(stored.event, history)) is not None:
+                board.end(*ended)
+
+        def on_progress(self, number: int, seed: int, progress: RunProgress) -> None:
+            board.move(number, seed, progress)
+
+    bench = Bench(tmp_path / "study", config(len(script), slots=4))
+    study = bench.run(script, executor=executor, strategy=Silent(script), reporter=Watcher())
+    assert any(isinstance(stored.event, RunDiscarded) for stored in study.events()), "something was dropped"
+    assert board._runs == {}
 
 
 def test_what_a_round_holds_is_all_that_is_ever_begun(bench: Bench):

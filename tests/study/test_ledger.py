@@ -281,6 +281,16 @@ def test_a_reader_cannot_write_and_sees_what_is_added(filled: Path):
         reader.append(SessionStarted(pid=3, host="nowhere"))
 
 
+def test_a_reader_who_may_not_write_beside_it_sees_what_a_writer_is_adding(tmp_path: Path, monkeypatch):
+    """Its events are in the write-ahead log until the writer ends."""
+    writer = Ledger.create(tmp_path / "ledger.sqlite", clock=Clock())
+    writer.append(SessionStarted(pid=2, host="there"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert len(list(Ledger.open(tmp_path / "ledger.sqlite", read_only=True).read())) == 1
+    writer.close()
+    assert len(list(Ledger.open(tmp_path / "ledger.sqlite", read_only=True).read())) == 1
+
+
 def test_a_head_that_was_noted_is_found_again_and_one_that_was_cut_off_is_not(tmp_path: Path):
     from fakes import Bench, config, gain
 

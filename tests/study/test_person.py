@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import Bench, FakeExecutor, Scripted, config, gain, rate
@@ -12,9 +14,12 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunRequest
 from jaxresearch.experiment import RunOutcome, Verdict
 from jaxresearch.study import control
+from jaxresearch.study.ablation import ablate
 from jaxresearch.study.approval import Answer, CodeChange
 from jaxresearch.study.events import Approval
+from jaxresearch.study.heartbeat import liveness
 from jaxresearch.study.layout import StudyLayout
+from jaxresearch.study.stopping import Interrupted, Stop
 
 CODE = {"oversight": {"approve": "code"}}
 
@@ -109,6 +114,28 @@ def test_stop_ends_after_the_run_and_resume_goes_on(tmp_path: Path):
     assert study.history.pending.number == 1
     assert len(study.history.pending.experiment.runs) == 1, "the run at hand was finished"
     assert bench.run(SCRIPT).history.stopped.finished
+
+
+@pytest.mark.parametrize("wish", ["pause", "stop"])
+@pytest.mark.parametrize("of", ["confirm", "ablate"])
+def test_what_runs_beside_the_search_ends_after_the_run_too(tmp_path: Path, wish: control.Wish, of: str):
+    study = Bench(tmp_path / "study", config(2)).run([gain(0.1), rate(0.05, parent=1)])
+    executor, stop, before = Asked(tmp_path / "study", wish, 1), Stop(), study.history.seq
+
+    def work() -> Coroutine[Any, Any, None]:
+        if of == "confirm":
+            return study.confirm(executor, stop=stop, count=3)
+        return study.beside(lambda journal, there: ablate(journal, there, executor, stop, count=3), stop=stop)
+
+    with pytest.raises(Interrupted):
+        asyncio.run(work())
+    assert len(executor.requests) == 2, "the run at hand was finished"
+    assert not study.layout.control.exists()
+    assert liveness(study.layout, study.history).facts["heartbeat"]["runs"] == []
+    executor.at, stop = -1, Stop()
+    asyncio.run(work())
+    assert len(executor.requests) > 5
+    assert study.verify() > before
 
 
 def test_there_is_nothing_to_pause_where_nobody_drives(tmp_path: Path):

@@ -6,6 +6,7 @@ import asyncio
 import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import SCRIPT, SUBJECT, VERDICTS, Bench, FakeExecutor, FakeModel, Scripted, comment, config, gain, mode, rate
@@ -243,11 +244,12 @@ def test_failed_proposals_are_recorded_and_bounded(bench: Bench, error: Exceptio
     assert study.history.failed_proposals == 7
 
 
-def test_an_answer_that_is_no_proposal_is_a_failed_proposal(bench: Bench):
+@pytest.mark.parametrize("answer", [["widen it"], None, "widen it", 3, gain(0.2)])
+def test_an_answer_that_is_no_proposal_is_a_failed_proposal(bench: Bench, answer: Any):
     class Rambling(Scripted):
         async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
             self.views.append(view)
-            return ["widen it"] if len(self.views) == 1 else [gain(0.1)]
+            return answer if len(self.views) == 1 else [gain(0.1)]
 
     bench.config = config(1)
     study = bench.run(strategy=Rambling([]))

@@ -10,10 +10,17 @@ import pytest
 from fakes import Bench, FakeExecutor, config, gain, mode, rate
 
 from jaxresearch.errors import ConfigurationError
-from jaxresearch.proposal import Candidate
+from jaxresearch.proposal import Candidate, Hyperparameter
 from jaxresearch.study.stopping import Stop
 from jaxresearch.study.study import Study
-from jaxresearch.study.transfer import check_scale, parse_scale, transfer, transfer_object
+from jaxresearch.study.transfer import (
+    check_scale,
+    parse_scale,
+    scaled_budget,
+    scaled_config,
+    transfer,
+    transfer_object,
+)
 
 
 @pytest.fixture
@@ -76,6 +83,17 @@ def test_it_is_shown_again_and_run_again_only_when_asked(study: Study):
     assert executor.requests == []
     assert not set(transferred(study, "lr=2x", again=True)["seeds"]) & set(first["seeds"])
     assert not set(transferred(study, "budget=2x")["seeds"]) & set(first["seeds"])
+
+
+@pytest.mark.parametrize(
+    ("value", "factor", "scaled"),
+    [(50, "1.1x", 55), (20, "1.15x", 23), (3, "2x", 6), (0.1, "3x", 0.3), (1e-5, "2x", 2e-5)],
+)
+def test_factors_are_multiplied_as_people_do(value: float, factor: str, scaled: float):
+    declared = [Hyperparameter("it", value)]
+    assert scaled_config(declared, {"it": factor}, "the winner") == {"it": scaled}
+    assert type(scaled_config(declared, {"it": factor}, "the winner")["it"]) is type(value)
+    assert scaled_budget("50steps", {"budget": "1.1x"}) == "55steps"
 
 
 @pytest.mark.parametrize(

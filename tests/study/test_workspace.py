@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,15 @@ def test_a_missing_git_is_said(workspace: Workspace, monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
     with pytest.raises(WorkspaceError, match="Git is not installed"):
         workspace.commit(0, SUBJECT, None, "m", when=0.0)
+
+
+def test_an_interrupt_on_the_terminal_does_not_reach_git(workspace: Workspace, tmp_path: Path, monkeypatch):
+    stub = tmp_path / "bin" / "git"
+    stub.parent.mkdir()
+    stub.write_text(f"#!{sys.executable}\nimport os\nprint(os.getpgrp())\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", str(stub.parent))
+    assert int(workspace.resolve("baseline")) != os.getpgrp()
 
 
 def test_many_diffs_at_once_are_the_diffs_one_by_one(workspace: Workspace):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +13,15 @@ from fakes import SUBJECT, FakeExecutor, FakeModel, gain
 
 from jaxresearch.config import TournamentConfig, validate_config
 from jaxresearch.errors import ConfigurationError, JaxresearchError
-from jaxresearch.execution.base import RunRequest
-from jaxresearch.experiment import RunOutcome
+from jaxresearch.execution.base import RunProgress, RunRequest
+from jaxresearch.experiment import Audit, RunOutcome
 from jaxresearch.proposal import Proposal
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
 from jaxresearch.study.events import RunFinished
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.tournament.plan import Arm, control_of, fresh_seeds, make_arms, study_config
 from jaxresearch.tournament.results import arm_repeats, results
+from jaxresearch.tournament.shared import SharedRuns
 from jaxresearch.tournament.tournament import Fixed, Tournament
 
 FIXED = Fixed(SUBJECT, "sha256:corpus", "sha256:tokenizer")
@@ -188,6 +190,31 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path):
         ]
 
 
+def test_what_is_shared_comes_back_as_it_was_and_what_is_damaged_is_trained_again(tmp_path: Path):
+    request = RunRequest(
+        identity="i", program="peek:0.0:p", traced={"lr": 0.01}, seed=0, budget="1steps", wall_cap_seconds=9
+    )
+    audit = Audit(name="causality", passed=False, probes=1, max_deviation=math.inf)
+
+    class Leaking(FakeExecutor):
+        async def run(self, request: RunRequest, on_progress: Callable[[RunProgress], None]) -> RunOutcome:
+            return (await super().run(request, on_progress)).model_copy(update={"audits": (audit,)})
+
+    executor = Leaking()
+    shared = SharedRuns(executor, tmp_path)
+
+    def run() -> RunOutcome:
+        return asyncio.run(shared.run(request, lambda _: None))
+
+    assert run() == run()
+    assert (shared.trained, shared.taken) == (1, 1)
+    (path,) = tmp_path.iterdir()
+    for damage in (path.read_bytes()[:-9], b"", b'{"status": "failed"}'):
+        path.write_bytes(damage)
+        assert run() == run()
+    assert shared.trained == 4
+
+
 def test_a_whole_tournament_is_not_run_again(tmp_path: Path):
     config, strategies = tournament_config(tournament={"repeats": 2}), {"a": Searcher(0.05), "b": Searcher(0.0)}
     first = play(tmp_path / "t", config, strategies)
@@ -236,6 +263,8 @@ def test_arms_and_controls():
     assert notes == ["The control arm independent is left out: no such strategy is installed."]
     assert control_of(arms) == "random_search"
     assert control_of(arms[:2]) is None
+    with pytest.raises(ConfigurationError, match="greedy:a/b and greedy:a:b would share the folder greedy_a_b"):
+        make_arms(tournament_config(tournament={"arms": ["greedy:a/b", "greedy:a:b"]}), {"greedy"})
     with pytest.raises(ConfigurationError, match="no strategy 'beam'"):
         make_arms(tournament_config(tournament={"arms": ["beam"]}), {"greedy"})
     with pytest.raises(ConfigurationError, match="one budget binds"):

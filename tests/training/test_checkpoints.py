@@ -180,10 +180,6 @@ def test_another_runs_checkpoint_is_not_used(compiled, open_checkpoints, change,
     assert again.resumed == ()
 
 
-def _largest(folder: Path) -> Path:
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-
-
 def _flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
