@@ -211,16 +211,23 @@ class RetryingModel(WrapperModel):
 
 
 class FallingBackModel(WrapperModel):
-    """Asks each of `models` until one can answer: a fatal error of one is the next one's turn, for good; an open circuit
-    is the next one's turn until it closes. Where all circuits are open it waits for the first, `patience` times.
+    """Asks each of `models` until one can answer: a fatal error of one is the next one's turn, for good, and `on_fatal`
+    is told which; an open circuit is the next one's turn until it closes. Where all circuits are open it waits for the
+    first, `patience` times.
 
     Each is a laboratory model of its own (`hands_over`), so every attempt stands in the ledger under its model.
     """
 
     def __init__(
-        self, models: Iterable[Model], *, patience: int = 6, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        models: Iterable[Model],
+        *,
+        on_fatal: Callable[[Model], None] = lambda model: None,
+        patience: int = 6,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._models = list(models)
+        self._on_fatal = on_fatal
         self._patience = patience
         self._sleep = sleep
         super().__init__(self._models[0])
@@ -240,6 +247,7 @@ class FallingBackModel(WrapperModel):
                     if len(self._models) == 1:
                         raise
                     self._models.remove(model)
+                    self._on_fatal(model)
                 except CircuitOpenError as error:
                     seconds.append(error.seconds)
             if attempt < self._patience - 1:

@@ -63,12 +63,16 @@ class Ahead:
 
     def __init__(self, executor: Executor, journal: Journal, foresight: Foresight, stop: Stop) -> None:
         self._executor, self._journal, self._foresight, self._stop = executor, journal, foresight, stop
-        self.workers = workers_of(executor)
         self._work: dict[str, _Work] = {}
         self._ending: dict[asyncio.Task[Any], str] = {}
         self._discarded: list[RunDiscarded] = []
         self._looking = False
         self._awaited = ""  # identity of the run that the driver waits to begin: nothing ahead of it may
+
+    @property
+    def workers(self) -> int:
+        """How many runs may go on at once, at present: nodes of a cluster come and go."""
+        return workers_of(self._executor)
 
     @property
     def identities(self) -> set[str]:

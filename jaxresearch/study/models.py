@@ -27,6 +27,8 @@ class Models:
         self._mix = parse_llms(llm)
         self._resolved = {name: resolve_model(name, **bounds) for name in self._mix.models}
         self._circuits = {name: CircuitBreaker() for name in self._mix.models}
+        self._gone: set[str] = set()
+        """Names that failed fatally beside others in this session: the next session tries them again."""
 
     def check_caps(self, max_cost: float | None, max_tokens: int | None) -> None:
         """Refuse a cap that could not hold for these models."""
@@ -57,8 +59,9 @@ class Models:
             history = study.history
             recorded = [LLMCall.model_validate(call.record) for call in history.calls]
             names = self._mix.turn(history.rounds).models
-            chain = [
-                laboratory_model(
+            names = tuple(name for name in names if name not in self._gone) or names
+            chain = {
+                name: laboratory_model(
                     self._resolved[name],
                     on_call=record,
                     first_ordinal=history.costs.llm_calls,
@@ -67,8 +70,9 @@ class Models:
                     hands_over=len(names) > 1,
                 )
                 for name in names
-            ]
-            model = FallingBackModel(chain) if len(chain) > 1 else chain[0]
+            }
+            named = {id(model): name for name, model in chain.items()}
+            model = FallingBackModel(chain.values(), on_fatal=lambda model: self._gone.add(named[id(model)]))
             return ResumingModel(model, recorded) if recorded else model
 
         return of_round

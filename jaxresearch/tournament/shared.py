@@ -28,9 +28,13 @@ class SharedRuns:
 
     def __init__(self, executor: Executor, folder: Path) -> None:
         self._executor, self._folder = executor, folder
-        self.workers = workers_of(executor)
         self.trained = self.taken = 0
         folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def workers(self) -> int:
+        """How many runs may go on at once, at present: nodes of a cluster come and go."""
+        return workers_of(self._executor)
 
     async def trace(self, candidate: Candidate) -> TracedCandidate | TraceFailure:
         return await self._executor.trace(candidate)

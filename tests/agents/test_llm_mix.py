@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from pydantic_ai.exceptions import ModelHTTPError
@@ -11,10 +12,13 @@ from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.function import FunctionModel
 
+from agents.greedy import Greedy
 from jaxresearch.errors import ConfigurationError
-from jaxresearch.llm import FatalLLMError, LLMCall, ReplayModel, laboratory_model
+from jaxresearch.llm import FatalLLMError, LLMCall, ReplayModel, laboratory_model, resolve_model
 from jaxresearch.llm_mix import parse_llms
 from jaxresearch.llm_wrappers import FallingBackModel, ResumingModel
+from jaxresearch.study.models import Models
+from tests.study.fakes import Bench, FakeExecutor, config
 
 
 def test_turns_follow_the_shares_and_are_a_function_of_the_round():
@@ -58,6 +62,25 @@ def test_the_next_model_answers_when_one_can_answer_no_more():
     assert asked(ReplayModel(calls), 2) == ["second", "second"]
     with pytest.raises(FatalLLMError):
         asked(FallingBackModel([laboratory_model(FunctionModel(refused), on_call=calls.append)]), 1)
+
+
+def test_a_model_that_failed_fatally_is_asked_once_in_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its key is wrong: so it is in the next round too. A later session tries it again, as the key may be another."""
+    asks: list[str] = []
+
+    def first(messages, info) -> ModelResponse:
+        asks.append("first")
+        return refused(messages, info)
+
+    known = {"a": FunctionModel(first, model_name="first"), "b": resolve_model("builtin")}
+    monkeypatch.setattr("jaxresearch.llm.resolve_model", lambda name, **bounds: known[name])
+    study = Bench(tmp_path / "study", config(3, llm={"model": "a | b"})).create()
+    for session in (1, 2):
+        models = Models(study.config.llm.model, study.config.llm)
+        strategy = Greedy(Greedy.Options())
+        asyncio.run(study.run(FakeExecutor(), strategy, models.of_rounds(study), experiments=3 * session))
+        assert len(asks) == session
+    assert len(study.history.contenders) == 6
 
 
 def test_recorded_replies_come_first_and_are_not_recorded_again():
