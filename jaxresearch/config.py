@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from jaxresearch.budget import Budget
 from jaxresearch.errors import ConfigurationError
@@ -287,11 +287,11 @@ class StudyConfig(_Part):
             return self
         return self.model_copy(update={"execution": self.execution.model_copy(update={"ray_address": ray_address})})
 
-    @field_validator("budget")
+    @field_validator("budget", mode="before")
     @classmethod
-    def _budget_is_readable(cls, text: str) -> str:
+    def _budget_is_readable(cls, value: object) -> str:
         try:
-            return str(Budget.parse(text))
+            return str(Budget.parse(str(value)))  # YAML reads 5 as a number; Budget then says which unit is missing
         except ConfigurationError as error:
             raise ValueError(str(error)) from None
 
@@ -347,7 +347,11 @@ def load_config(file: Path | None, overrides: Sequence[str] = (), kind: type[Con
     except FileNotFoundError:
         raise ConfigurationError(f"--config: no file {file}.", fix="Give a path to a YAML file.") from None
     except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--config: {file} is not readable YAML: {_first_line(error)}.") from None
+        raise ConfigurationError(
+            f"--config: {file} is not readable YAML: {_first_line(error)}.", fix="`key: value` lines are expected."
+        ) from None
+    if not isinstance(base, DictConfig):
+        raise ConfigurationError(f"--config: {file} holds no settings.", fix="`key: value` lines are expected.")
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip():
@@ -376,4 +380,6 @@ def validate_config(settings: object, kind: type[Config] = StudyConfig) -> Confi
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
