@@ -123,7 +123,8 @@ def standing(history: History, *, since: float = 0.0) -> list[str]:
         if config.max_seconds is not None:
             seconds = min(seconds, config.max_seconds - wall)
         ahead = f", about {short(max(0.0, seconds))} to go"
-    second = f"{done} of {config.experiments} experiments, {kept} kept{rate}{ahead}"
+    planned = f"{config.experiments} experiment{'s' * (config.experiments != 1)}"
+    second = f"{done} of {planned}, {kept} kept{rate}{ahead}"
     cap = f" of {short(config.max_seconds)}" if config.max_seconds is not None else ""
     third = f"{short(wall)}{cap}, {costs.train_seconds / wall:.0%} training" if wall > 0 else "0 s"
     third += f"; LLM ${costs.llm_cost_usd:.2f}" + (

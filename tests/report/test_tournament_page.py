@@ -86,6 +86,8 @@ def test_the_example_of_the_docs_has_even_marks_and_a_budget_in_words(visit, tmp
     assert len(marks) > 3
     assert {round(b - a, 6) for a, b in itertools.pairwise(marks)} == {0.025}
     assert f"{shown} a run" in page.locator("header").inner_text()
+    offered = page.eval_on_selector_all("[data-over]", "all => all.map((each) => each.dataset.over)")
+    assert offered == ["experiments", "accelerator_seconds", "flops"], "no dollars were spent"
 
 
 @pytest.mark.parametrize("text", ["", HOSTILE])
@@ -94,3 +96,10 @@ def test_the_figure_shows_every_arm(tmp_path: Path, text: str):
     drawn = (tmp_path / "curves.svg").read_text("utf-8")
     assert all(each in drawn for each in ("accelerator seconds", "dollars of language model", "random_search"))
     assert "<script" not in drawn
+
+
+def test_the_figure_has_no_panel_of_what_nobody_spent(tmp_path: Path):
+    write_curves(json.loads((ROOT / "docs/tournament/result.json").read_text()), tmp_path / "curves.svg")
+    drawn = (tmp_path / "curves.svg").read_text("utf-8")
+    assert "accelerator seconds" in drawn
+    assert "dollars" not in drawn

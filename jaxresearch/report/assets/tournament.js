@@ -12,7 +12,7 @@ function tournamentPage() {
   const facts_ = state.tournament, arms = facts_.strategies;
   const view = { over: 'experiments' };
   const figure = chart('Best so far', (width) => drawCurves(arms, view.over, width));
-  const choices = h('div', { class: 'controls', role: 'group', 'aria-label': 'Over what' }, h('span', { class: 'note' }, 'over'), AXES.map(([name, text]) => h('button', { type: 'button', 'aria-pressed': String(name === view.over), 'data-over': name,
+  const choices = h('div', { class: 'controls', role: 'group', 'aria-label': 'Over what' }, h('span', { class: 'note' }, 'over'), AXES.filter(([name]) => name === view.over || arms.some((arm) => ((arm.best_so_far || {})[name] || []).some((point) => point[name] > 0))).map(([name, text]) => h('button', { type: 'button', 'aria-pressed': String(name === view.over), 'data-over': name,
     onclick: (event) => { view.over = name; for (const each of event.currentTarget.parentNode.querySelectorAll('button')) each.setAttribute('aria-pressed', String(each === event.currentTarget)); figure.update(); } }, text)));
   const legend = h('ul', { class: 'legend' }, arms.map((arm, index) => h('li', null, s('svg', { viewBox: '0 0 18 14', 'aria-hidden': 'true' }, s('path', { d: 'M0,7H18', stroke: `var(--c${index % 7})`, 'stroke-width': 2.5, 'stroke-dasharray': DASHES[index % 7] })), h('span', null, arm.name))));
   const section = (id, title, ...content) => h('section', { id, 'aria-labelledby': `${id}-title` }, h('h2', { id: `${id}-title` }, title), content);
