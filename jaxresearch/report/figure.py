@@ -44,7 +44,7 @@ _STYLE: dict[Any, Any] = {
 def check_figure(path: Path) -> None:
     """Raise `JaxresearchError` when no figure can be written under that name."""
     if path.suffix.lower() not in FORMATS:
-        raise JaxresearchError(f"--figure: {path} has no format.", fix=f"End its name in {', '.join(FORMATS)}.")
+        raise JaxresearchError(f"--figure: no format for {path}.", fix=f"End its name in {', '.join(FORMATS)}.")
 
 
 def write_progress(record: StudyRecord, path: Path) -> None:
