@@ -54,7 +54,11 @@ class Needs:
 def check_ray_is_installed() -> None:
     """Raises `ConfigurationError` where it is not; Ray itself is not imported for it."""
     if importlib.util.find_spec("ray") is None:
-        raise ConfigurationError("execution.executor: Ray is not installed.", fix="pip install 'jaxresearch[ray]'")
+        raise _without_ray()
+
+
+def _without_ray() -> ConfigurationError:
+    return ConfigurationError("execution.executor: Ray is not installed.", fix="pip install 'jaxresearch[ray]'")
 
 
 class Cluster:
@@ -71,9 +75,10 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if address.startswith(_LOOPBACK):  # which Ray would otherwise replace by an address of the network
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        check_ray_is_installed()
-        import ray
-
+        try:
+            import ray
+        except ImportError:
+            raise _without_ray() from None
         self._ray, self._connected_here = ray, not ray.is_initialized()
         self._shield: _OursAlone | None = None
         if not self._connected_here:
