@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from yaml import MarkedYAMLError, YAMLError
@@ -290,11 +290,11 @@ class StudyConfig(_Part):
             return self
         return self.model_copy(update={"execution": self.execution.model_copy(update={"ray_address": ray_address})})
 
-    @field_validator("budget")
+    @field_validator("budget", mode="before")
     @classmethod
-    def _budget_is_readable(cls, text: str) -> str:
+    def _budget_is_readable(cls, value: object) -> str:
         try:
-            return str(Budget.parse(text))
+            return str(Budget.parse(str(value)))  # YAML reads 5 as a number; Budget then says which unit is missing
         except ConfigurationError as error:
             raise ValueError(str(error)) from None
 
@@ -357,7 +357,11 @@ def load_config(
     except FileNotFoundError:
         raise ConfigurationError(f"--config: no file {file}.", fix="Give a path to a YAML file.") from None
     except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--config: {file} is not readable YAML: {_first_line(error)}.") from None
+        raise ConfigurationError(
+            f"--config: {file} is not readable YAML: {_first_line(error)}.", fix="`key: value` lines are expected."
+        ) from None
+    if not isinstance(base, DictConfig):
+        raise ConfigurationError(f"--config: {file} holds no settings.", fix="`key: value` lines are expected.")
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip():

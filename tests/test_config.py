@@ -133,6 +133,14 @@ def test_a_budget_is_brought_into_one_spelling():
     assert load_config(None, ["budget=5m"]).budget == load_config(None, ["budget=300s"]).budget == "300s"
 
 
+def test_a_budget_without_a_unit_is_told_the_units():
+    assert "like 300s" in refused(None, "budget=5")
+
+
+def test_a_list_is_no_settings(write):
+    assert "holds no settings" in refused(write("- 1\n- 2"))
+
+
 @pytest.mark.parametrize("settings", [None, [], "text", 3, {"seed": {"deep": 1}}, {3: 4}])
 def test_settings_that_are_no_mapping_of_known_keys_are_refused(settings):
     with pytest.raises(ConfigurationError):

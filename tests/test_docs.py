@@ -18,7 +18,7 @@ from jaxresearch.config import StudyConfig, TournamentConfig, load_config
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- settings: generated -->", "<!-- /settings -->"
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 COMMON = (
     "--config",

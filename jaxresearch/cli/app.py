@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 import traceback
 
@@ -85,7 +86,8 @@ def _status(arguments: list[str]) -> int:
         hint = ""
         if isinstance(error, click.UsageError) and error.ctx is not None:
             hint = f"Try '{error.ctx.command_path} --help'."
-        return _fail(arguments, error.format_message(), hint, 2 if isinstance(error, click.UsageError) else 1)
+        status = 2 if isinstance(error, click.UsageError) else 1
+        return _fail(arguments, _in_plain_words(error.format_message()), hint, status)
     except (click.Abort, KeyboardInterrupt):
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
@@ -95,6 +97,12 @@ def _status(arguments: list[str]) -> int:
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
         return _fail(arguments, f"{type(error).__name__}: {line}", "Run again with --debug to see where.", 1)
+
+
+def _in_plain_words(message: str) -> str:
+    """click calls a number with bounds `a valid integer range`."""
+    message = re.sub("is not a valid integer( range)?", "is not a whole number", message)
+    return re.sub("is not a valid float( range)?", "is not a number", message)
 
 
 def _fail(arguments: list[str], message: str, fix: str, status: int) -> int:

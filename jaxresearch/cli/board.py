@@ -124,7 +124,8 @@ def standing(history: History, *, since: float = 0.0) -> list[str]:
         if history.max_seconds is not None:
             seconds = min(seconds, history.max_seconds - wall)
         ahead = f", about {short(max(0.0, seconds))} to go"
-    second = f"{done} of {history.planned} experiments, {kept} kept{rate}{ahead}"
+    planned = f"{history.planned} experiment{'s' * (history.planned != 1)}"
+    second = f"{done} of {planned}, {kept} kept{rate}{ahead}"
     cap = f" of {short(history.max_seconds)}" if history.max_seconds is not None else ""
     third = f"{short(wall)}{cap}, {costs.train_seconds / wall:.0%} training" if wall > 0 else "0 s"
     third += f"; LLM ${costs.llm_cost_usd:.2f}" + (

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, config_options, make_tournament_config, output_options, sandbox_option
@@ -133,45 +134,47 @@ class _ArmDisplay:
 
 
 def print_tournament(console: Console, facts: dict[str, Any]) -> None:
-    """The table of arms, the contrasts, and what they show."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in (
-        "arm",
-        "val_bpb, fresh seeds",
-        "test_bpb",
-        "best-so-far, mean",
-        "experiments",
-        "keeps",
-        "accelerator s",
-    ):
-        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    """The arms, the contrasts, and what they show, in 80 columns: an interval stands below its mean."""
+    arms = _table("arm", "val_bpb,\nfresh seeds", "test_bpb", "best\nso far", "tried", "kept", "seconds")
     for arm in facts["strategies"]:
-        table.add_row(
-            arm["name"],
+        arms.add_row(
+            Text(arm["name"]),
             _interval(arm["best_val_bpb"]),
             _interval(arm["test_bpb"]),
-            _interval(arm["anytime_auc"], short=True),
+            f"{arm['anytime_auc']['mean']:.4f}" if arm["anytime_auc"] else "-",
             f"{arm['experiments']['mean']:.1f}" if arm["experiments"] else "-",
             f"{arm['rates']['keep']:.0%}" if arm["rates"] else "-",
             f"{arm['accelerator_seconds']:.0f}",
         )
-    console.print(table)
-    console.print(f"\n{facts['repeats']} of {facts['planned_repeats']} repeats; each arm in each: {facts['budget']}")
-    for each in facts["pairwise"]:
-        interval = _interval({"mean": each["difference"], "low": each["low"], "high": each["high"]}, sign=True)
-        console.print(
-            f"{each['a']} against {each['b']}: {interval} bpb, p = {each['p_value']:.3g} (corrected)", markup=False
-        )
+    console.print(arms)
+    told = f"{facts['repeats']} of {facts['planned_repeats']} repeats; each arm in each: {facts['budget']}. "
+    console.print(f"\n{told}Intervals: 95 %. Seconds: of the accelerator, in all repeats.", markup=False)
+    if facts["pairwise"]:
+        contrasts = _table("contrast (below zero: the first is better)", "val_bpb", "p, corrected")
+        for each in facts["pairwise"]:
+            interval = _interval({"mean": each["difference"], "low": each["low"], "high": each["high"]}, sign=True)
+            contrasts.add_row(Text(f"{each['a']} against {each['b']}"), interval, f"{each['p_value']:.3g}")
+        console.print()
+        console.print(contrasts)
     if facts["warning"]:
-        console.print(facts["warning"], markup=False)
+        console.print(f"\n{facts['warning']}", markup=False)
     console.print(f"\n{facts['conclusion']}", markup=False)
 
 
-def _interval(found: dict[str, float | None] | None, *, sign: bool = False, short: bool = False) -> str:
+def _table(first: str, *others: str) -> Table:
+    """Names are folded where they are long; figures never are."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _interval(found: dict[str, float | None] | None, *, sign: bool = False) -> str:
     if found is None:
         return "-"
     plus = "+" if sign else ""
     mean = f"{found['mean']:{plus}.4f}"
-    if short or found["low"] is None or found["high"] is None:
+    if found["low"] is None or found["high"] is None:
         return mean
-    return f"{mean} ({found['low']:{plus}.4f} to {found['high']:{plus}.4f})"
+    return f"{mean}\n{found['low']:{plus}.4f} to {found['high']:{plus}.4f}"

@@ -186,4 +186,4 @@ def _write(out: Path, text: str) -> None:
     try:
         write_whole(out, text.encode())
     except OSError as error:
-        raise JaxresearchError(f"--out: {out} cannot be written: {error.strerror}.") from None
+        raise JaxresearchError(f"--out: {out} cannot be written: {error.strerror}.", fix="Choose another.") from None

@@ -249,7 +249,8 @@ class StudyDisplay(Display):
         config = history.config
         again = "" if history.sessions <= 1 else f", session {history.sessions}: {len(history.experiments) - 1} so far"
         who = f"{config.strategy.name} asks {config.llm.model}"
-        self._output.note(f"{who}: {history.planned} experiments of {config.budget}{again}")
+        count = f"{history.planned} experiment{'s' * (history.planned != 1)}"
+        self._output.note(f"{who}: {count} of {config.budget}{again}")
 
     def _say_verdict(self, event: Decided, history: History) -> None:
         style = _COLOURS.get(event.verdict, "red")

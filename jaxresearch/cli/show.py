@@ -106,20 +106,28 @@ def print_study(console: Console, history: History, folder: Path) -> None:
     console.print(table)
     for line in _conclusion(history):
         _print_line(console, line, 11)
-    purpose = "what the best one is, and why" if history.incumbent_number else "what was tried first, and why not kept"
+    console.print()
+    for command, purpose in _next_commands(history, folder):
+        _print_line(console, f"{command}   {purpose}", len(command) + 3)
+
+
+def _next_commands(history: History, folder: Path) -> Iterator[tuple[str, str]]:
+    """What a person may want to ask now, and what for."""
+    best = history.incumbent_number
     if len(history.entries) > 1:
-        console.print(f"\njaxresearch show {folder} {history.incumbent_number or 1}   {purpose}", markup=False)
+        purpose = "what the best one is, and why" if best else "what was tried first, and why not kept"
+        yield f"jaxresearch show {folder} {best or 1}", purpose
     if not history.hopeless and (history.stopped is None or not history.stopped.finished):
-        console.print(f"jaxresearch resume {folder}   to go on", markup=False)
-    elif history.incumbent_number:
-        console.print(f"jaxresearch confirm {folder}   whether the gain holds on the sealed test", markup=False)
-        console.print(f"jaxresearch ablate {folder}   which of its changes matter", markup=False)
-    console.print(f"jaxresearch export {folder} --format tsv   the log", markup=False)
+        yield f"jaxresearch resume {folder}", "to go on"
+    elif best:
+        yield f"jaxresearch confirm {folder}", "whether the gain holds on the sealed test"
+        yield f"jaxresearch ablate {folder}", "which of its changes matter"
+    yield f"jaxresearch export {folder} --format tsv", "the log"
 
 
 def _print_line(console: Console, line: str, indent: int, style: str = "") -> None:
     """A line of a label and a text. On a terminal what does not fit goes on below the text's beginning."""
-    if console.is_terminal and len(line) > console.width:
+    if console.is_terminal and indent + 20 <= console.width < len(line):
         grid = Table.grid(Column(width=indent), Column(ratio=1, overflow="fold"))
         grid.add_row(Text(line[:indent], style), Text(line[indent:], style))
         console.print(grid)
@@ -131,7 +139,7 @@ def _verdict_text(history: History, experiment: Experiment) -> str:
     entry = history.entries[experiment.number]
     if experiment.verdict is None:
         return "pending" if entry.quarantine is None else "quarantine"
-    if experiment.number == 0:
+    if experiment.number == 0 and experiment.verdict is Verdict.KEEP:
         return "baseline"
     return "keep (simpler)" if is_simpler(entry) else str(experiment.verdict)
 

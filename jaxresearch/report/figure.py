@@ -15,6 +15,8 @@ from jaxresearch.text import one_line
 FORMATS = (".svg", ".png", ".pdf")
 _AXES_POINTS = (400.0, 190.0)
 """About the size of the plotting area, for placing words."""
+_LEGEND_LETTERS = 130
+"""That fit above the curves in one line."""
 KEEP, DISCARD, FAILED = "#00795a", "#76828e", "#b84a00"
 """From the page's palette; they differ in lightness too, and the markers differ in shape."""
 
@@ -42,7 +44,7 @@ _STYLE: dict[Any, Any] = {
 def check_figure(path: Path) -> None:
     """Raise `JaxresearchError` when no figure can be written under that name."""
     if path.suffix.lower() not in FORMATS:
-        raise JaxresearchError(f"--figure: {path} has no format.", fix=f"End its name in {', '.join(FORMATS)}.")
+        raise JaxresearchError(f"--figure: no format for {path}.", fix=f"End its name in {', '.join(FORMATS)}.")
 
 
 def write_progress(record: StudyRecord, path: Path) -> None:
@@ -54,7 +56,7 @@ def write_progress(record: StudyRecord, path: Path) -> None:
 
 
 def write_curves(facts: Mapping[str, Any], path: Path) -> None:
-    """Draw the best-so-far curves of `compare --json`'s object, with their bands, over three kinds of spending."""
+    """Draw the best-so-far curves of `compare --json`'s object, with bands, over each kind of spending that there was."""
     _write(path, lambda figure: _draw_curves(figure, facts), (7.2, 2.9))
 
 
@@ -78,9 +80,11 @@ def _write(path: Path, draw: Callable[[Any], None], size: tuple[float, float]) -
 
 
 def _draw_curves(figure: Any, facts: Mapping[str, Any]) -> None:
-    panels = figure.subplots(1, len(_OVER), sharey=True)
-    for axes, (over, label) in zip(panels, _OVER.items(), strict=True):
+    spent = {over: label for over, label in _OVER.items() if _anything(facts, over)} or {"experiments": "experiments"}
+    panels = figure.subplots(1, len(spent), sharey=True, squeeze=False)[0]
+    for axes, (over, label) in zip(panels, spent.items(), strict=True):
         axes.set(xlabel=label)
+        axes.locator_params(axis="x", nbins=6, integer=over == "experiments")
         axes.grid(axis="y", linewidth=0.3, alpha=0.6)
         for arm, colour, dashes in zip(facts["strategies"], cycle(_COLOURS), cycle(_DASHES)):
             points = arm.get("best_so_far", {}).get(over, [])
@@ -95,9 +99,19 @@ def _draw_curves(figure: Any, facts: Mapping[str, Any]) -> None:
             )
     panels[0].set(ylabel="best validation bits per byte so far")
     if facts["repeats"]:
-        panels[-1].legend(frameon=False, fontsize=6.5)
+        lines, names = panels[0].get_legend_handles_labels()
+        ncols = max(1, _LEGEND_LETTERS // (max(map(len, names), default=0) + 9))
+        figure.legend(
+            lines, names, frameon=False, fontsize=6.5, handlelength=3.5, loc="outside upper center", ncols=ncols
+        )
     else:
         panels[0].text(0.5, 0.5, "no repeat is complete yet", transform=panels[0].transAxes, ha="center")
+
+
+def _anything(facts: Mapping[str, Any], over: str) -> bool:
+    """Whether any arm spent any of it: without a language model that costs something there are no dollars."""
+    curves = [arm.get("best_so_far", {}).get(over, []) for arm in facts["strategies"]]
+    return any(point[over] > 0 for curve in curves for point in curve)
 
 
 def _draw(axes: Any, record: StudyRecord) -> None:
@@ -143,7 +157,7 @@ def _draw(axes: Any, record: StudyRecord) -> None:
     axes.set(xlim=(-0.02 * last, 1.02 * last), ylim=(low, high))
     axes.grid(axis="y", linewidth=0.3, alpha=0.6)
     _label(axes, kept[1:], last, (low, high))
-    axes.legend(frameon=False, fontsize=6.5, loc="upper right", ncols=3)
+    axes.legend(frameon=False, fontsize=6.5, loc="lower right", bbox_to_anchor=(1.0, 1.02), borderaxespad=0.0, ncols=6)
 
 
 def _label(axes: Any, kept: list[ExperimentRecord], last: int, ends: tuple[float, float]) -> None:

@@ -91,9 +91,10 @@ def warning(repeats: int, count: int) -> str | None:
     if count == 0 or least * count <= LEVEL:
         return None
     needed = next(each for each in range(2, 100) if smallest_p(each) * count <= LEVEL)
+    corrected = f", corrected for {count} contrasts {min(1.0, least * count):.2g}" if count > 1 else ""
     return (
-        f"With {repeats} repeat{'s' * (repeats != 1)} the smallest possible p-value is {least:.2g}, corrected for {count} "
-        f"contrast{'s' * (count != 1)} {min(1.0, least * count):.2g}: nothing can be shown. Use at least {needed} repeats."
+        f"With {repeats} repeat{'s' * (repeats != 1)} the smallest possible p-value is {least:.2g}{corrected}: nothing "
+        f"can be shown. Use at least {needed} repeats."
     )
 
 

@@ -142,7 +142,9 @@ def _missing(opening: Opening) -> tuple[int, int] | None:
 
 def _refuse_unready(history: History) -> None:
     if history.baseline.verdict is not Verdict.KEEP:
-        raise JaxresearchError("The study has no baseline yet.", fix="Run it first: `jaxresearch resume STUDY`.")
+        raise JaxresearchError(
+            "The study's baseline has no score.", fix="`jaxresearch status STUDY` says why, and what to do."
+        )
 
 
 def _refuse_lost(opening: Opening) -> None:

@@ -73,7 +73,7 @@ def create_folder(folder: Path, fill: Callable[[StudyLayout], None]) -> StudyLay
     Raises `JaxresearchError` when `folder` exists and is not an empty folder, or cannot be written.
     """
     folder = folder.absolute()
-    _refuse_used(folder)
+    refuse_used(folder)
     draft = folder.parent / f".{folder.name}.creating-{os.getpid()}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,8 @@ def create_folder(folder: Path, fill: Callable[[StudyLayout], None]) -> StudyLay
     return StudyLayout(folder)
 
 
-def _refuse_used(folder: Path) -> None:
+def refuse_used(folder: Path) -> None:
+    """Raises `JaxresearchError` when `folder` is there and not an empty folder."""
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -17,6 +17,7 @@ from jaxresearch.study.approval import Approver
 from jaxresearch.study.deadline import check_caps
 from jaxresearch.study.driver import Ending
 from jaxresearch.study.hooks import Hooks
+from jaxresearch.study.layout import refuse_used
 from jaxresearch.study.models import Models
 from jaxresearch.study.origin import winner_of
 from jaxresearch.study.reporter import Reporter
@@ -39,8 +40,13 @@ def create_study(
 
     start_from: another study, whose winner becomes the baseline.
     """
+    refuse_used(folder.absolute())  # before a corpus is prepared, which may take minutes
     make_strategy(config.strategy.name, config.strategy.options)
     Models(config.llm.model, config.llm).check_caps(config.max_cost, config.max_tokens)
+    if config.execution.executor == "ray":
+        from jaxresearch.execution.cluster.connection import check_ray_is_installed
+
+        check_ray_is_installed()
     winner = None
     if start_from is not None:
         winner, config = winner_of(start_from, config)

@@ -132,7 +132,9 @@ def last_trial(history: History, purpose: str, scale: dict[str, str] | None = No
 
 def refuse_without_winner(history: History) -> None:
     if history.baseline.verdict is not Verdict.KEEP:
-        raise JaxresearchError("The study has no baseline yet.", fix="Run it first: `jaxresearch resume STUDY`.")
+        raise JaxresearchError(
+            "The study's baseline has no score.", fix="`jaxresearch status STUDY` says why, and what to do."
+        )
     if history.incumbent_number == 0:
         raise JaxresearchError(
             "Nothing was kept, so there is no winner to look into.", fix="Go on: `jaxresearch resume STUDY`."

@@ -106,4 +106,4 @@ def budget_text(config: TournamentConfig) -> str:
         return f"{part.accelerator_seconds:g} accelerator seconds"
     if part.flops is not None:
         return f"{part.flops:g} FLOPs"
-    return f"{config.experiments} experiments"
+    return f"{config.experiments} experiment{'s' * (config.experiments != 1)}"

@@ -120,6 +120,8 @@ def test_train_twice_in_two_processes_agrees_to_the_last_digit(process: Callable
         (["run", "--set", "strategy.widht=3"], 2, "strategy.widht"),
         (["run", "--llm", "nobody:nothing"], 2, "nobody"),
         (["run", "--experiments", "-1"], 2, "experiments"),
+        (["run", "--experiments", "many"], 2, "'many' is not a whole number"),
+        (["run", "--max-cost", "much"], 2, "'much' is not a number"),
         (["run", "--executor", "moon"], 2, "'moon' is not one of 'local', 'ray'"),
         (["resume", "/no/such/study"], 1, "holds no study"),
         (["status", "/no/such/study"], 1, "holds no study"),

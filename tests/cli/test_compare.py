@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+
+from jaxresearch.cli.compare import print_tournament
 from tests.cli.conftest import Result
 from tests.laboratory import ROOT
 
@@ -38,6 +43,22 @@ def test_two_copies_of_a_strategy_show_no_difference_and_a_whole_tournament_is_s
     assert f"{one['best_val_bpb']['mean']:.4f}" in page
     assert page.count("| greedy-2 |") == 2
     sys.modules.pop("tournament_table")
+
+
+def test_the_example_of_the_docs_fits_80_columns_whole():
+    facts = json.loads((ROOT / "docs/tournament/result.json").read_text())
+    out = io.StringIO()
+    print_tournament(Console(file=out, width=80, highlight=False), facts)
+    shown = out.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    for arm in facts["strategies"]:
+        found = arm["best_val_bpb"]
+        assert f"{found['low']:.4f} to {found['high']:.4f}" in shown
+        assert f"\n{arm['name']} " in shown
+    for each in facts["pairwise"]:
+        assert f"{each['a']} against {each['b']}" in shown
+        assert f"{each['low']:+.4f} to {each['high']:+.4f}" in shown
 
 
 def test_settings_that_cannot_be_compared_are_usage_errors(command: Callable[..., Result], config_file: Path):

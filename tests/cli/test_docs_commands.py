@@ -21,7 +21,7 @@ from jaxresearch.cli.common import make_config, make_tournament_config
 from tests.cli.conftest import Result
 from tests.laboratory import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = "cd curl docker export git gcloud kubectl ray sbatch scp sky srun ssh systemctl tmux source".split()
 """Programs of others: their lines are not ours to check, but for a jaxresearch command in them."""
 

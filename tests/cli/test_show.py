@@ -47,6 +47,15 @@ def test_a_long_line_goes_on_below_its_text(bench: Bench):
     assert lines[at + 1].strip()
 
 
+def test_a_command_that_is_long_keeps_what_it_is_for_beside_it(bench: Bench):
+    lines = drawn(bench.open(), width=50)
+    (at,) = [index for index, line in enumerate(lines) if line.startswith("jaxresearch confirm")]
+    start = lines[at].index("whether")
+    assert len(lines[at]) <= 50
+    assert lines[at + 1].startswith(" " * start)
+    assert lines[at + 1].strip()
+
+
 def test_show_says_first_why_and_on_what_it_stands(command: Callable[..., Result], bench: Bench):
     kept = command("show", bench.folder, 6).stdout.splitlines()
     assert [line.split(":")[0] for line in kept[:4]] == ["experiment", "val_bpb", "verdict", "because"]
@@ -88,3 +97,4 @@ def test_a_study_whose_baseline_failed_is_not_to_be_resumed(command: Callable[..
     shown = command("status", tmp_path / "study").stdout
     assert "The baseline gave no score" in shown
     assert "jaxresearch resume" not in shown
+    assert shown.splitlines()[1].split() == ["0", "-", "0", "crash", "baseline"]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,17 @@ def test_a_folder_in_use_is_refused(command: Callable[..., Result], config_file:
     result = command("run", "--config", config_file, "--study", finished)
     assert result.status == 1
     assert "resume" in result.stderr
+    assert len(result.stderr.splitlines()) == 1, "at once: no corpus is prepared for it"
+
+
+def test_a_study_for_ray_without_ray_is_not_begun(
+    command: Callable[..., Result], config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = command("run", "--config", config_file, "--study", tmp_path / "study", "--executor", "ray")
+    assert result.status == 2
+    assert "jaxresearch[ray]" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_study_ends_as_one_that_was_not(

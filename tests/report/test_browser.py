@@ -34,6 +34,7 @@ def test_it_draws_everything(visit, url: str):
     page = visit(url)
     page.wait_for_selector("#loss .chart path")
     assert page.locator(".exp").count() == 41
+    assert "600,000 tokens a run" in page.locator("header").inner_text()
     assert page.locator("#progress .chart svg").count() == 1
     assert page.locator("#tree .chart svg path").count() > 1
     assert page.locator("#loss .chart svg g path").count() == 6, "two experiments with three seeds each"
@@ -91,7 +92,9 @@ def test_it_works_by_keyboard_alone(visit, url: str):
     page.locator("#e5 .diff").wait_for()
     page.locator("#progress svg[role=application]").focus()
     page.keyboard.press("End")
-    assert "#40" in page.locator("#progress [aria-live]").inner_text()
+    told = page.locator("#progress [aria-live]").inner_text()
+    assert "#40" in told
+    assert page.locator("#e40 .chip").inner_text() in told.split(), "words of two lines are told apart"
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
     until(page, "document.activeElement.closest('#e39') !== null")

@@ -104,7 +104,7 @@ def test_runs_that_fail_are_reported_and_lost_ones_are_tried_again(study: Study)
 
 
 def test_a_study_without_a_baseline_has_nothing_to_confirm(bench: Bench):
-    with pytest.raises(JaxresearchError, match="no baseline yet"):
+    with pytest.raises(JaxresearchError, match="baseline has no score"):
         asyncio.run(bench.create().confirm(FakeExecutor()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 import socket
@@ -50,6 +51,16 @@ class Needs:
         return ", ".join(f"{amount:g} {name}" for name, amount in self.resources.items())
 
 
+def check_ray_is_installed() -> None:
+    """Raises `ConfigurationError` where it is not; Ray itself is not imported for it."""
+    if importlib.util.find_spec("ray") is None:
+        raise _without_ray()
+
+
+def _without_ray() -> ConfigurationError:
+    return ConfigurationError("execution.executor: Ray is not installed.", fix="pip install 'jaxresearch[ray]'")
+
+
 class Cluster:
     """A cluster that this process is connected to, as a driver of its own: what it starts there ends with it."""
 
@@ -67,9 +78,7 @@ class Cluster:
         try:
             import ray
         except ImportError:
-            raise ConfigurationError(
-                "execution.executor: Ray is not installed.", fix="pip install 'jaxresearch[ray]'"
-            ) from None
+            raise _without_ray() from None
         self._ray, self._connected_here = ray, not ray.is_initialized()
         self._shield: _OursAlone | None = None
         if not self._connected_here:

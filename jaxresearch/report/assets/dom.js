@@ -30,10 +30,22 @@ const probability = (p) => (!known(p) ? '' : p < 0.0001 ? '< 0.0001' : p.toFixed
 function duration(seconds) {
   if (!known(seconds)) return '–';
   if (seconds === 0) return '0 s';
-  if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+  if (seconds < 59.5) return `${seconds.toFixed(seconds < 9.95 ? 1 : 0)} s`;
+  const rounded = Math.round(seconds), minutes = Math.round(seconds / 60); // before the parts: there is no 1 min 60 s
+  if (rounded < 3600) return `${Math.floor(rounded / 60)} min ${rounded % 60} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
+
+// A budget as the settings hold it, for people: 600000tok, 300000000000flop, 300s.
+function budgetText(text) {
+  const [, amount, unit] = /^([0-9.e+]+)(s|steps|tok|flop)$/.exec(text) || [];
+  if (!unit) return text;
+  if (unit === 'flop') return `${Number(amount).toExponential().replace('e+', 'e')} FLOPs`;
+  return unit === 's' ? duration(Number(amount)) : `${whole(Number(amount))} ${unit === 'tok' ? 'tokens' : unit}`;
+}
+
+// Text with `commands` in it: what stands between backquotes becomes code.
+const withCode = (text) => text.split('`').map((part, index) => (index % 2 ? h('code', null, part) : part));
 
 function bytes(value) {
   if (!known(value)) return '–';

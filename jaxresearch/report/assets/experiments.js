@@ -127,7 +127,7 @@ function bodyOf(state, row, detail) {
       ['effect', row.number && known(row.difference) ? [`${signed(row.difference)} bpb`, interval, known(row.p_value) ? `, p ${probability(row.p_value)}` : '', rival] : ''],
       ['builds upon', known(row.parent) ? link(row.parent) : ''], ['same as', known(row.same_as) ? link(row.same_as) : ''],
       ['quarantine', detail.quarantine ? h('span', { class: 'bad' }, `${detail.quarantine}; it ran again on fresh seeds`) : ''],
-      ['expected', [detail.expected_effect, known(detail.predicted_bpb) ? `${signed(detail.predicted_bpb)} bpb` : '', known(detail.confidence) ? `a chance of ${percent(detail.confidence)} to be kept` : ''].filter(Boolean).join('; ')],
+      ['expected', [(detail.expected_effect || '').trim().replace(/\.$/, ''), known(detail.predicted_bpb) ? `${signed(detail.predicted_bpb)} bpb` : '', known(detail.confidence) ? `a chance of ${percent(detail.confidence)} to be kept` : ''].filter(Boolean).join('; ')],
       ['sets', settings], ['idea', row.tag], ['second try of', known(row.repairs) ? link(row.repairs) : ''], ['asked', detail.llm],
       ['took', `${duration(row.accelerator_seconds)} of accelerator` + (detail.llm_calls ? `; ${plural(detail.llm_calls, 'model request')}, ${whole(detail.llm_tokens)} tokens, ${usd(row.llm_cost_usd)}` : '')],
       ['running', known(row.running_seed) ? `seed ${row.running_seed}` : ''],

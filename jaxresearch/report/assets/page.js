@@ -39,7 +39,7 @@ function studyPage() {
     const { study } = state;
     const running = study.state === 'open' ? 'running, or was killed' : study.state;
     head.replaceChildren(...[state.live ? h('p', null, h('a', { href: state.home }, '← all studies')) : null, h('h1', { title: study.study }, folderName(study.study)),
-      h('p', { class: 'muted' }, `${study.strategy} with ${study.llm} · ${study.budget} a run · begun ${when(study.created_at)} · ${running}${study.stopped ? `: ${shorten(study.stopped, 200)}` : ''} `, connection), tiles].filter(Boolean));
+      h('p', { class: 'muted' }, `${study.strategy} with ${study.llm} · ${budgetText(study.budget)} a run · begun ${when(study.created_at)} · ${running}${study.stopped ? `: ${shorten(study.stopped, 200)}` : ''} `, connection), tiles].filter(Boolean));
     tiles.replaceChildren(...overview(state));
     parts.kept.replaceChildren(...keptTable(state));
     parts.cost.replaceChildren(...spending(state));
@@ -76,7 +76,7 @@ function indexPage() {
     if (each.unread) return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, 'being read …'));
     if (each.error) return h('li', { class: 'card' }, h('h2', null, each.name), h('p', { class: 'bad' }, each.error));
     const share = each.planned ? each.experiments / each.planned : 0;
-    return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, `${shorten(each.strategy, 60)} with ${shorten(each.llm, 60)} · ${each.budget} a run · ${each.running ? 'running' : each.state === 'open' ? 'running, or was killed' : each.state}`),
+    return h('li', { class: 'card' }, h('h2', null, h('a', { href: each.href }, each.name)), h('p', { class: 'note' }, `${shorten(each.strategy, 60)} with ${shorten(each.llm, 60)} · ${budgetText(each.budget)} a run · ${each.running ? 'running' : each.state === 'open' ? 'running, or was killed' : each.state}`),
       spark(each.best, each.experiments), facts([['best', known(each.val_bpb) ? `${bpb(each.val_bpb)}${known(each.gain) && each.gain > 0 ? `, ${bpb(each.gain)} below the baseline` : ''}` : '–'],
         ['experiments', `${each.experiments} of ${each.planned}, ${each.kept} kept`], ['time', duration(each.wall_seconds)], ['model', usd(each.llm_cost_usd)]]),
       h('div', { class: 'meter', role: 'progressbar', 'aria-valuenow': Math.round(share * 100), 'aria-label': 'experiments done' }, h('div', { style: { width: `${Math.min(100, share * 100)}%` } })));

@@ -17,7 +17,8 @@ function ticks(low, high, count) {
 
 function digits(marks) {
   const step = marks.length > 1 ? Math.abs(marks[1] - marks[0]) : 1;
-  return Math.max(0, Math.min(6, Math.ceil(-Math.log10(step) - 1e-9) + (String(step / 10 ** Math.floor(Math.log10(step))).startsWith('2.5') ? 1 : 0)));
+  const lead = step / 10 ** Math.floor(Math.log10(step)); // nearly 2.5 where marks were subtracted
+  return Math.max(0, Math.min(6, Math.ceil(-Math.log10(step) - 1e-9) + (Math.abs(lead - 2.5) < 1e-6 ? 1 : 0)));
 }
 
 function axes({ x, y, xMarks, yMarks, box, xTitle, yTitle, xText, yText }) {
@@ -27,7 +28,7 @@ function axes({ x, y, xMarks, yMarks, box, xTitle, yTitle, xText, yText }) {
       s('text', { x: box.left - 6, y: y(mark) + 4, 'text-anchor': 'end' }, yText ? yText(mark) : mark.toFixed(yd))]),
     xMarks.map((mark) => s('text', { x: x(mark), y: box.bottom + 17, 'text-anchor': 'middle' }, xText ? xText(mark) : mark.toFixed(xd))),
     s('text', { class: 'axis-title', x: box.right, y: box.bottom + 34, 'text-anchor': 'end' }, xTitle),
-    s('text', { class: 'axis-title', x: box.left - 40, y: box.top - 10 }, yTitle));
+    s('text', { class: 'axis-title', x: box.left - 40, y: box.top - 16 }, yTitle));
 }
 
 // A figure that draws itself again when its width or its data change.
@@ -68,7 +69,7 @@ function pointing(svg, holder, marks, { describe, cursor, label }) {
     const left = Math.max(0, Math.min(mark.x + 12, room - tip.offsetWidth - 2));
     tip.style.left = `${left}px`;
     tip.style.top = `${mark.y + 14}px`;
-    if (aloud) spoken.textContent = tip.textContent;
+    if (aloud) spoken.textContent = tip.innerText; // its lines apart
   };
   const hide = () => { tip.hidden = true; ring.setAttribute('visibility', 'hidden'); };
   const nearest = (event) => {

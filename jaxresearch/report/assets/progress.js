@@ -75,7 +75,7 @@ function drawProgress(state, view, cursor, width, holder) {
   }
   label(svg, kept, x, edge, box, narrow);
   const off = scored.filter((row) => row.val_bpb > high).length;
-  if (off) svg.append(s('text', { x: box.right, y: box.top - 14, 'text-anchor': 'end', class: 'axis-title' }, `▲ ${off} above the scale`));
+  if (off) svg.append(s('text', { x: box.right, y: box.top - 16, 'text-anchor': 'end', class: 'axis-title' }, `▲ ${off} above the scale`));
   const best = kept[kept.length - 1];
   return pointing(svg, holder, marks, { describe: describeRow, cursor,
     label: `Progress of ${plural(rows.length - 1, 'experiment')}: ${kept.length - 1} kept, best val_bpb ${best ? bpb(best.val_bpb) : 'none'}.` });

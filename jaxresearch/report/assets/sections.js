@@ -100,8 +100,8 @@ function spending(state) {
 function integrity(state) {
   const { study } = state, { integrity: facts_, versions, fingerprints } = study;
   const counts = (object) => runsOf(object) || 'none yet';
-  const anchored = facts_.anchored === null ? 'not compared on this page; `jaxresearch report` does' : facts_.anchored
-    ? h('span', { class: 'good' }, `agrees with all ${facts_.anchors} hashes in the workspace's commits`)
+  const anchored = facts_.anchored === null ? withCode('not compared on this page; `jaxresearch report` does') : facts_.anchored
+    ? h('span', { class: 'good' }, `agrees with ${facts_.anchors === 1 ? 'the one hash' : `all ${facts_.anchors} hashes`} in the workspace's commits`)
     : h('span', { class: 'bad' }, 'DISAGREES with the workspace: the ledger was cut or rewritten');
   return [
     facts([['candidates traced in', counts(facts_.sandboxes)], ['programs run in', runsOf(facts_.workers)], ['trained on', counts(facts_.devices)], ['attention', runsOf(facts_.attention)],
@@ -112,7 +112,7 @@ function integrity(state) {
       ['scores refused', facts_.refused ? plural(facts_.refused, 'experiment') : 'none'],
       ['flags', Object.entries(facts_.flags).map(([name, count]) => `${name} (${count})`).join(', ') || 'none'],
       ['corpus', h('code', null, fingerprints.corpus)], ['tokenizer', h('code', null, fingerprints.tokenizer)], ['subject', h('code', null, fingerprints.subject)],
-      ...(study.origin ? [['begins with', `experiment ${study.origin.experiment} of ${study.origin.study}` + (known(study.origin.val_bpb) ? ` (${bpb(study.origin.val_bpb)} there, ${study.origin.budget} a run)` : '') + `, ledger ${study.origin.head.slice(0, 12)}`]] : []),
+      ...(study.origin ? [['begins with', `experiment ${study.origin.experiment} of ${study.origin.study}` + (known(study.origin.val_bpb) ? ` (${bpb(study.origin.val_bpb)} there, ${budgetText(study.origin.budget)} a run)` : '') + `, ledger ${study.origin.head.slice(0, 12)}`]] : []),
       ['versions', Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')]]),
     facts_.audits.length ? table(facts_.audits, [['audit', (a) => a.name], ['passed', (a) => whole(a.passed), 'n'], ['failed', (a) => (a.failed ? h('span', { class: 'bad' }, whole(a.failed)) : '0'), 'n'],
       ['probes', (a) => whole(a.probes), 'n'], ['largest deviation that passed', (a) => (known(a.max_deviation) ? String(a.max_deviation) : '–'), 'n']], 'Audits of the whole study') : h('p', { class: 'note' }, 'No audit has run yet.'),

@@ -1,13 +1,18 @@
 // A tournament: what it shows in one sentence, best-so-far curves with bands over repeats, the arms, and the contrasts.
 const AXES = [['experiments', 'experiments', (mark) => String(mark)], ['accelerator_seconds', 'accelerator time', (mark) => duration(mark)],
   ['llm_cost_usd', 'dollars of language model', (mark) => `$${mark.toFixed(2)}`], ['flops', 'FLOPs of training', (mark) => mark.toExponential(1)]];
-const spread = (found, sign) => (!found ? '–' : (sign ? signed : bpb)(found.mean) + (known(found.low) ? ` (${(sign ? signed : bpb)(found.low)} to ${(sign ? signed : bpb)(found.high)})` : ''));
+// A mean with its interval below it, so that a row of them fits a screen.
+const spread = (found, sign) => {
+  if (!found) return '–';
+  const text = sign ? signed : bpb;
+  return [text(found.mean), known(found.low) ? h('div', { class: 'interval' }, `${text(found.low)} to ${text(found.high)}`) : null];
+};
 
 function tournamentPage() {
   const facts_ = state.tournament, arms = facts_.strategies;
   const view = { over: 'experiments' };
   const figure = chart('Best so far', (width) => drawCurves(arms, view.over, width));
-  const choices = h('div', { class: 'controls', role: 'group', 'aria-label': 'Over what' }, h('span', { class: 'note' }, 'over'), AXES.map(([name, text]) => h('button', { type: 'button', 'aria-pressed': String(name === view.over), 'data-over': name,
+  const choices = h('div', { class: 'controls', role: 'group', 'aria-label': 'Over what' }, h('span', { class: 'note' }, 'over'), AXES.filter(([name]) => name === view.over || arms.some((arm) => ((arm.best_so_far || {})[name] || []).some((point) => point[name] > 0))).map(([name, text]) => h('button', { type: 'button', 'aria-pressed': String(name === view.over), 'data-over': name,
     onclick: (event) => { view.over = name; for (const each of event.currentTarget.parentNode.querySelectorAll('button')) each.setAttribute('aria-pressed', String(each === event.currentTarget)); figure.update(); } }, text)));
   const legend = h('ul', { class: 'legend' }, arms.map((arm, index) => h('li', null, s('svg', { viewBox: '0 0 18 14', 'aria-hidden': 'true' }, s('path', { d: 'M0,7H18', stroke: `var(--c${index % 7})`, 'stroke-width': 2.5, 'stroke-dasharray': DASHES[index % 7] })), h('span', null, arm.name))));
   const section = (id, title, ...content) => h('section', { id, 'aria-labelledby': `${id}-title` }, h('h2', { id: `${id}-title` }, title), content);
@@ -17,11 +22,11 @@ function tournamentPage() {
     section('arms', 'Arms', armTable(arms)),
     section('pairwise', 'Head to head', ...contrastTables(facts_)),
     section('money', 'Time and money', moneyTable(arms)),
-    section('experiments', 'Studies', h('p', null, `Every arm of every repeat is a study of its own, in ${facts_.tournament}; \`jaxresearch report\` and \`replay\` work on each.`),
+    section('experiments', 'Studies', h('p', null, `Every arm of every repeat is a study of its own, in ${facts_.tournament}; `, withCode('`jaxresearch report` and `replay` work on each.')),
       h('code', { class: 'command' }, `jaxresearch compare --tournament ${facts_.tournament} --json`)),
   ];
   app.replaceChildren(h('header', { class: 'top' }, state.live ? h('p', null, h('a', { href: state.home }, '← all studies')) : null, h('h1', { title: facts_.tournament }, folderName(facts_.tournament)),
-    h('p', { class: 'muted' }, `Tournament of ${plural(arms.length, 'arm')} · ${facts_.repeats} of ${plural(facts_.planned_repeats, 'repeat')} complete · each arm in each: ${facts_.budget} · ${facts_.run_budget} a run`),
+    h('p', { class: 'muted' }, `Tournament of ${plural(arms.length, 'arm')} · ${facts_.repeats} of ${plural(facts_.planned_repeats, 'repeat')} complete · each arm in each: ${facts_.budget} · ${budgetText(facts_.run_budget)} a run`),
     h('p', { class: 'verdict-line' }, facts_.conclusion), facts_.warning ? h('p', { class: 'bad' }, facts_.warning) : null),
   h('nav', { class: 'sections', 'aria-label': 'Sections' }, h('div', null, sections.map((each) => h('a', { href: `#${each.id}` }, each.querySelector('h2').textContent)))),
   h('main', null, sections), h('footer', null, `Made by jaxresearch ${state.version}; nothing on this page is fetched from elsewhere.`));
