@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import io
 import json
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from jaxresearch.cli.ablate import _print
 from jaxresearch.config import LimitsConfig
 from jaxresearch.experiment import Verdict
 from jaxresearch.program.tracing import TracedModules, _read
@@ -107,8 +111,21 @@ def test_a_model_in_a_formatted_string_is_code():
 @pytest.mark.parametrize("path", ["models/r\u0435cipe.py", "models/\uff52ecipe.py", "models/Recipe.py"])
 def test_a_file_that_looks_like_another(path):
     """A letter of another alphabet, and a name that some file systems take for the same."""
-    with pytest.raises(EditError, match="is not the subject|differs only in case"):
+    with pytest.raises(EditError, match=r"is not the subject|differs only in case"):
         apply(Proposal(parent=0, hypothesis="x", edits=(Edit(path=path, search="", replace="x = 1\n"),)), BASELINE)
+
+
+@pytest.mark.parametrize(
+    "title", ["[/red] closes nothing", "[conceal]not to be seen", "[link=http://127.0.0.1]click[/link]"]
+)
+def test_markup_in_a_hypothesis_is_text_in_the_table_of_an_ablation(title):
+    """The terminal's library would hide it, make it a link, or fail at it."""
+    score = {"val_bpb": None}
+    change = {"number": 1, "needed": True, "title": title, "reason": title}
+    facts = {"changes": [change], "winner": score, "minimal": score, "conclusion": "", "dropped": []}
+    with io.StringIO() as file:
+        _print(Console(file=file, force_terminal=True, width=200), facts, Path("study"))
+        assert file.getvalue().count(title) == 2
 
 
 def test_words_of_a_candidate_cannot_begin_a_line_of_their_own():
