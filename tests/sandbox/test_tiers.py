@@ -11,6 +11,7 @@ import pytest
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.levels import TIERS, stricter
 from jaxresearch.sandbox import Sandbox, choose_sandbox, choose_worker_tier, examine_tiers, write_tree
+from jaxresearch.sandbox.confinement import Box, confined, installation
 from jaxresearch.sandbox.seccomp import system_call_filter
 from jaxresearch.sandbox.selftest import examine
 from tests.laboratory import ROOT
@@ -215,6 +216,21 @@ def test_the_box_dies_with_a_driver_that_is_killed(tier, tmp_path):
         assert wait_for(lambda: len(users_of(marker, program)) > 0)
         driver.kill()
     assert wait_for(lambda: not users_of(marker, program))
+
+
+@pytest.mark.parametrize("tier", ["landlock", "subprocess"])
+def test_a_box_does_not_start_for_a_driver_that_is_gone(runner, tier, tmp_path):
+    """A driver may be killed after the fork and before its box asks to be told of that. Here a shell is the parent."""
+    skip_without(runner, tier)
+    box = Box(readable=tuple(installation()))
+    with confined(tier, box, [sys.executable, "-I", "-c", "print('ran')"]) as (command, descriptors):
+        ours = subprocess.run(command, pass_fds=descriptors, capture_output=True, text=True, check=False)
+        others = subprocess.run(
+            ["/bin/sh", "-c", '"$@"; exit $?', "sh", *command], capture_output=True, text=True, check=False
+        )
+    assert (ours.returncode, ours.stdout) == (0, "ran\n")
+    assert (others.returncode, others.stdout) == (1, "")
+    assert "ended before it began" in others.stderr
 
 
 def users_of(marker: str, program: str) -> list[str]:
