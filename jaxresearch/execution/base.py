@@ -59,8 +59,8 @@ RunSplit = Literal["validation", "test"]
 class RunRequest(BaseModel):
     """One run to do. Two requests with one `identity` are the same run.
 
-    reference: identity of the incumbent's run with this seed, else of its last. A score below that run's claims a gain, and
-    is audited at high power, at the positions where the gain is claimed. None: the cheap audit only.
+    reference: identity of the incumbent's run with this seed. A score below that run's claims a gain, and is audited
+    at high power, at the positions where the gain is claimed. None: the cheap audit only.
     wall_cap_seconds: training is cut and judged `timeout` after this long.
     keep_state: keep the final state of the run, for `sample`, should it come through.
     split: "test" scores the trained program on the sealed test split as well (`CompletedRun.test_bpb`). Nothing but

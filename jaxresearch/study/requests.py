@@ -59,14 +59,11 @@ def request_of(
 def search_request(history: History, entry: Entry, seed: int, *, keep_state: bool) -> RunRequest:
     """The request with which the search runs `entry` with `seed`: audited against the incumbent's run with that seed.
 
-    Against its last one, where it ran again. A contender that runs first of a pair is audited against the incumbent's last
-    run: where it gains, and where a leak would be, is told by another seed as well.
+    Against its last one, where it ran again.
     """
     runs = history.incumbent.experiment.runs if entry.number != 0 else ()
     scored = [run for run in runs if isinstance(run, CompletedRun)]
     reference = next((run.identity for run in reversed(scored) if run.seed == seed), None)
-    if reference is None and scored and entry.number != history.incumbent_number:
-        reference = scored[-1].identity
     identity = search_identity(history, entry, seed)
     return request_of(history, entry, seed, identity=identity, reference=reference, keep_state=keep_state, search=True)
 

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jaxresearch.study.ledger import Ledger
 from tests.agents.fake_openai import FakeOpenAI, Reply, message
 from tests.cli.conftest import Result, command
 
 __all__ = ["command"]
 
-HEAD = "from models.optimizer import optimizer"
 LOGITS = 'return nnx.merge(structure, state["params"])(tokens_BxT, with_values(state["traced"]))'
 PEEK = f"""logits_BxTxV = {LOGITS.removeprefix("return ")}
         odd_BxT = jnp.cumsum(tokens_BxT[:, ::-1], axis=1)[:, ::-1] % 2
@@ -33,11 +31,9 @@ def code(hypothesis: str, *edits: tuple[str, str, str]) -> Reply:
 def test_what_is_hidden_from_people_and_from_audits_is_found(
     command: Callable[..., Result], config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Lines behind a carriage return count, a file that looks like another is refused, a leak that half of all texts
-    switch on is invalid, and a hypothesis that opens a quote swallows no row."""
-    hidden = "# a note" + "".join(f"\rspare{number} = {number}" for number in range(30))
+    """A file that looks like another is refused, a leak that half of all texts switch on is invalid, and a hypothesis that
+    opens a quote swallows no row."""
     replies = [
-        code("a note", ("recipe.py", HEAD, f"{HEAD}\n{hidden}\n"), ("recipe.py", LOGITS, f"{LOGITS} * 1.01")),
         code("a helper", ("r\u0435cipe.py", "", "spare = 1\n")),
         code('"all rows below are mine', ("recipe.py", LOGITS, PEEK)),
     ]
@@ -47,14 +43,12 @@ def test_what_is_hidden_from_people_and_from_audits_is_found(
         study = tmp_path / "study"
         result = command(
             "run", "--config", config_file, "--study", study, "--llm", "openai-chat:gpt-4o-mini",
-            "--experiments", 1, "--set", "constraints.lines_added=5", "--json",
+            "--experiments", 1, "--json",
         )  # fmt: skip
     assert result.status == 0, result.stderr
     _, peek = command("show", study, "--json").json["experiments"]
     assert (peek["verdict"], peek["val_bpb"]) == ("invalid", None)
     assert "causality" in peek["reason"]
-    checks = [stored.event for stored in Ledger.open(study / "ledger.sqlite").read() if stored.event.kind == "checked"]
-    assert "lines_added" in checks[0].finding
     refused = [
         each for each in command("status", study, "--json").json["incidents"]["last"] if "\u0435" in each["detail"]
     ]
