@@ -126,6 +126,8 @@ def apply(proposal: Proposal, parent: Candidate) -> Candidate:
             raise EditError(f"{path} declares an encoding, and sources are UTF-8.", fix="Leave the declaration out.")
         if any(other.startswith(f"{path}/") or path.startswith(f"{other}/") for other in files):
             raise EditError(f"{path} cannot be a file and a folder at once.", fix="Choose another name.")
+        if any(other != path and other.lower() == path.lower() for other in files):
+            raise EditError(f"{path} differs only in case from another file.", fix="Choose another name.")
     if sum(map(len, files.values())) > MAX_SOURCE_CHARACTERS:
         raise EditError(f"the candidate would be larger than {MAX_SOURCE_CHARACTERS:,} characters.", fix="Write less.")
     return Candidate(files=files, config={**parent.config, **proposal.config})
@@ -135,7 +137,7 @@ def checked_path(path: str) -> str:
     """`path` in normal form, or `EditError` when it is not a Python file of the subject."""
     normal = posixpath.normpath(path)
     inside = normal.startswith(f"{SUBJECT_FOLDER}/") and ".." not in normal.split("/")
-    plain = all(character.isprintable() and character != "\\" for character in path)
+    plain = path.isascii() and path.isprintable() and "\\" not in path  # letters of other alphabets look like ours
     hidden = any(part.startswith(".") for part in normal.split("/"))
     long = len(normal.encode(errors="replace")) > _MAX_PATH
     if path.startswith("/") or not inside or not plain or hidden or long or not normal.endswith(".py"):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, output_options
@@ -61,7 +62,7 @@ def _print(console: Console, facts: dict[str, Any], study: Path) -> None:
     for name, justify in (("#", "right"), ("needed", "left"), ("what was changed", "left"), ("why", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for each in facts["changes"]:
-        table.add_row(str(each["number"]), "yes" if each["needed"] else "no", each["title"], each["reason"])
+        table.add_row(str(each["number"]), "yes" if each["needed"] else "no", Text(each["title"]), Text(each["reason"]))
     console.print(table)
     for name in ("winner", "minimal"):
         score = facts[name]

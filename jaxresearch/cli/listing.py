@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxresearch.cli.common import Output, output_options
 
@@ -33,7 +34,7 @@ def _list(output: Output, key: str, rows: list[tuple[str, str, str]]) -> None:
     def show(console: Console) -> None:
         table = Table("name", "what it does", "from", box=None, header_style="bold", pad_edge=False)
         for name, summary, origin in rows:
-            table.add_row(name, summary, origin)
+            table.add_row(name, Text(summary), origin)
         console.print(table)
 
     facts = [{"name": name, "summary": summary, "origin": origin} for name, summary, origin in rows]

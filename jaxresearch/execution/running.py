@@ -245,7 +245,7 @@ def _judge_runtime_error(error: Exception, stage: str) -> tuple[Verdict, str]:
 def _audit(
     host: RunHost, request: RunRequest, scorer: CompiledScorer, trained: Trained, scored: Score
 ) -> tuple[Audit, ...]:
-    """The cheap audits always; the strong ones when the run claims a gain over the reference run."""
+    """The cheap audits always; the strong ones, by its gain, when there is a reference run."""
     randomness = _secret_randomness(host)
     subject = AuditSubject(scorer, trained.leaves, host.rows)
     audits = routine_audits(subject, randomness)

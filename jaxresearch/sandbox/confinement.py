@@ -49,7 +49,7 @@ class Box:
 
 @contextlib.contextmanager
 def confined(tier: Tier, box: Box, command: Sequence[str]) -> Iterator[tuple[list[str], tuple[int, ...]]]:
-    """`command` as it is run in `tier`, and the descriptors that it must inherit at its start."""
+    """`command` as this process, and no other, runs it in `tier`, and the descriptors that it must inherit at its start."""
     match tier:
         case "bubblewrap":
             with _filter_file(system_call_filter(processes=box.accelerators)) as filter_file:
@@ -124,6 +124,9 @@ def _landlock(box: Box, command: Sequence[str]) -> list[str]:
         "writable": [*map(str, box.writable)],
         "devices": [*map(str, devices)],
         "network": box.network,
+        "parent": None
+        if box.accelerators
+        else os.getpid(),  # a reaper would stand between us, and ends what it started
         "filter": base64.b64encode(program).decode(),
         "command": [*command],
     }
@@ -132,7 +135,7 @@ def _landlock(box: Box, command: Sequence[str]) -> list[str]:
 
 def _reaped(command: Sequence[str]) -> list[str]:
     """`command` below a process that ends whatever it leaves behind, once it ends or when SIGTERM comes."""
-    return [sys.executable, "-I", "-S", str(_REAPER), *command]
+    return [sys.executable, "-I", "-S", str(_REAPER), str(os.getpid()), *command]
 
 
 def _devices(box: Box) -> list[Path]:

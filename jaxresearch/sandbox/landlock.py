@@ -1,6 +1,7 @@
 """Runs BEFORE the isolated program, in its process: gives up rights by Landlock and seccomp, then becomes it.
 
 `python -I -S landlock.py '{"readable": [...], "writable": [...], "devices": [...], "filter": "base64", "command": [...]}'`.
+With "parent", a process, it does nothing unless that has started it and is still there.
 Landlock is three system calls, which need no privilege and no namespace (https://docs.kernel.org/userspace-api/landlock.html).
 Called directly, because the libraries at hand know files only, or bring a supervisor of their own. Standard library only.
 """
@@ -45,6 +46,8 @@ class _Program(ctypes.Structure):
 def main() -> None:
     wanted = json.loads(sys.argv[1])
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "end with the parent")
+    if wanted.get("parent") not in (None, os.getppid()):
+        sys.exit("whoever wanted it ended before it began")  # and no signal will come any more
     for capability in range(_LAST_CAPABILITY + 1):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # root's alone to give up; what it has ends with exec
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")

@@ -1,7 +1,8 @@
 """Runs AROUND a program of the weak tier: whatever the program started ends when it ends, or when we are told to.
 
 A process that makes a session of its own leaves its group, and is ours again as a subreaper when its parents have ended.
-`python -I -S reaper.py COMMAND ...`. Linux only. Standard library only.
+`python -I -S reaper.py PARENT COMMAND ...`; it does nothing unless process PARENT has started it and is still there. Linux
+only. Standard library only.
 """
 
 import contextlib
@@ -18,12 +19,14 @@ def main() -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("whoever wanted it ended before it began")  # and no signal will come any more
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
     program = os.fork()
     if program == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGCHLD})
         try:
-            os.execv(sys.argv[1], sys.argv[1:])
+            os.execv(sys.argv[2], sys.argv[2:])
         finally:
             os._exit(127)
     for descriptor in (0, 1, 2):

@@ -12,6 +12,10 @@ kept on fewer than two such runs, so a kept leak of that worth was missed at lea
 A leak need not show the next token. One that only rules out some likely tokens, where they do not come, gains as well, and
 at the tokens that gain nothing moves unless just those are put in. It shows where they do come, and gains nothing there.
 So further cuts are drawn evenly: what such a hint gains, in nats a token, is at most the share of places where it shows.
+
+A run that is no better than the reference may be kept as simpler, and a leak may be what makes up for what it lost; the
+next change would win that back and keep the leak, where no gain over the incumbent shows any more. So where nothing is
+claimed, cuts are drawn by gain as if `UNCLAIMED_GAIN` were.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ from jaxresearch.scoring.scorer import CompiledScorer, Leaves
 MISS_PROBABILITY = 0.1
 LEAK_SHARE = 0.25
 """Share of the claimed gain that a leak must be worth to be found with probability 1 - MISS_PROBABILITY."""
+UNCLAIMED_GAIN = 0.01
+"""Share of the reference's nats that a run which is no better is taken to claim."""
 MAX_GAIN_CUTS = 1024
 """Reached by gains far below any noise; the audit then says which probability it came to."""
 THOROUGH_MISS_PROBABILITY = 0.001
@@ -76,7 +82,7 @@ def gain_audits(
     *,
     thorough: bool = False,
 ) -> tuple[Audit, ...]:
-    """The strong audits of a run that claims a gain over `reference`, the nats f32[batches, b, T] of another run."""
+    """The strong audits of a run by its gain over `reference`, the nats f32[batches, b, T] of another run."""
     tolerated = THOROUGH_MISS_PROBABILITY if thorough else MISS_PROBABILITY
     gain = np.where(scored, reference.astype(np.float64) - nats, 0.0)
     claimed, visible = gain.sum(), gain[..., :-1].clip(min=0)  # the last target has no later input to be read from
@@ -84,6 +90,9 @@ def gain_audits(
     passes = max(2, batches // 10)
     chosen = [int(batch) for batch in randomness.choice(batches, size=min(passes, batches), replace=False)]
     independence = check_batch_independence(subject, chosen, randomness)
+    better = claimed > 0
+    if not better:
+        claimed = UNCLAIMED_GAIN * reference[scored].sum(dtype=np.float64)
     if claimed <= 0 or visible.sum() == 0:
         return (independence,)
     share = LEAK_SHARE * claimed / visible.sum()
@@ -91,7 +100,7 @@ def gain_audits(
     count = min(MAX_GAIN_CUTS, max(subject.scorer.batch, wanted))
     flat = randomness.choice(visible.size, size=count, p=(visible / visible.sum()).ravel())
     hint = claimed / scored.sum()  # nats a token, were it all a hint at what does not come
-    even = min(MAX_GAIN_CUTS, math.ceil(-math.log(tolerated) / hint))
+    even = min(MAX_GAIN_CUTS, math.ceil(-math.log(tolerated) / hint)) if better else 0
     flat = np.concatenate([flat, randomness.choice(visible.size, size=even)])
     places = np.stack(np.unravel_index(flat, visible.shape), axis=1)
     cuts = [Cut(int(batch), int(row), int(target) + 1) for batch, row, target in places]
@@ -99,6 +108,9 @@ def gain_audits(
     detail = (
         f"cuts drawn by gain; a leak worth {LEAK_SHARE:.0%} of it is missed with probability {missed:.2g}, "
         f"one that is all of it and only rules tokens out with at most {unseen:.2g}"
+        if better
+        else f"no gain on the whole, so cuts drawn where it is better; a leak worth {LEAK_SHARE * UNCLAIMED_GAIN:.2%} of "
+        f"the loss is missed with probability {missed:.2g}"
     )
     causality, company = check_gain(subject, cuts, nats, randomness)
     return (independence, company, causality.model_copy(update={"detail": causality.detail or detail}))

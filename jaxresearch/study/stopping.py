@@ -97,6 +97,7 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
     """Turn SIGINT into `stop.request()` and SIGTERM into `stop.terminate()` while a loop runs in this, the main thread."""
     loop = asyncio.get_running_loop()
     obeyed = {signal.SIGINT: stop.request, signal.SIGTERM: stop.terminate}
+    before = {each: signal.getsignal(each) for each in obeyed}  # asyncio gives back the default, not what was there
     for each, obey in obeyed.items():
         loop.add_signal_handler(each, obey)
     try:
@@ -104,3 +105,5 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
     finally:
         for each in obeyed:
             loop.remove_signal_handler(each)
+            if before[each] is not None:  # it was not Python's to begin with
+                signal.signal(each, before[each])

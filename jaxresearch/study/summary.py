@@ -125,7 +125,8 @@ def _row(entry: Entry, measured: Entry) -> tuple[str, ...]:
     crashed = status == "crash" or score is None
     val_bpb = 0.0 if crashed else score
     memory_gb = 0.0 if crashed else _peak_memory_bytes(experiment) / 2**30
-    description = one_line(entry.experiment.title) or "no description"
+    # A reader of tables would take an opening quote for the beginning of a field, and the next rows for the rest of it.
+    description = one_line(entry.experiment.title).replace('"', "'") or "no description"
     return (entry.experiment.commit[:7], f"{val_bpb:.6f}", f"{memory_gb:.1f}", status, description)
 
 

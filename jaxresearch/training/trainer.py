@@ -26,6 +26,10 @@ from jaxresearch.training.probing import Probing
 MAX_LOSS = 100.0
 """Nats per token above which a run counts as diverged."""
 _CURVE_POINTS = 200
+_QUEUED_SHARE = 0.01
+"""Of a budget in seconds: where the steps in flight would take more, none is queued."""
+_OVERRUN_SHARE, _OVERRUN_SECONDS = 0.1, 1.0
+"""What a training may take beyond its budget in seconds: the larger of a share of it and what a busy machine may add."""
 
 Leaves = list[jax.Array]
 
@@ -146,7 +150,8 @@ def train(
     batches: row length (seq_len) -> the rows of that length. The clock starts after a warm-up on another state.
     Writing a checkpoint, and scoring a state for `probing`, is the laboratory's work: the clock stands still meanwhile.
     Raises `TrainingFailedError` for a loss that is not finite or above `MAX_LOSS`, for a budget that not even one step
-    fits, for a run that outlasts `wall_cap_seconds`, and for one that a probe finds hopeless.
+    fits, for a run that outlasts `wall_cap_seconds`, for steps so long that they outrun a budget in seconds, and for a run
+    that a probe finds hopeless.
     """
     manifest = compiled.program.manifest
     placement, values = compiled.placement, [np.float32(traced[name]) for name in manifest.traced]
@@ -241,7 +246,7 @@ def train(
         shared_clock.tick()
         in_flight.append((meter.steps, progress, reported))
         meter.spend(tokens=batch * length, flops=flops)
-        while len(in_flight) > IN_FLIGHT:
+        while len(in_flight) > _window(meter, queued=len(in_flight)):
             loss = _settle(in_flight.popleft(), curve, failed)
         if meter.seconds > wall_cap_seconds:
             where = f"at {meter.progress:.0%} of its budget, step {meter.steps}"
@@ -258,6 +263,11 @@ def train(
     jax.block_until_ready(leaves)
     shared_clock.agree()
     train_seconds = meter.seconds
+    if budget.unit == "seconds" and train_seconds > budget.amount + max(
+        _OVERRUN_SHARE * budget.amount, _OVERRUN_SECONDS
+    ):
+        what = f"its steps outran the budget: {meter.steps} of them took {train_seconds:.1f} s"
+        raise failed(f"{what}, and the budget is {budget}", meter.steps, timeout=True)
     if checkpoints is not None and checkpoints.keeps_final:
         checkpoint()
     return Trained(
@@ -276,6 +286,18 @@ def train(
 def _tokens(phase: tuple[float, int, int]) -> int:
     _, batch, length = phase
     return batch * length
+
+
+def _window(meter: Meter, *, queued: int) -> int:
+    """How many steps may be in flight. Under a budget in seconds long ones are waited for one by one, and the first is.
+
+    Else a program that does a budget's work in a step would have begun three before the clock had moved.
+    """
+    if meter.budget.unit != "seconds":
+        return IN_FLIGHT
+    settled = meter.steps - queued
+    short = settled > 0 and IN_FLIGHT * meter.seconds / settled <= _QUEUED_SHARE * meter.budget.amount
+    return IN_FLIGHT if short else 0
 
 
 def _warm_up(compiled: CompiledProgram, values: list, seed: int, sources: Sequence[BatchSource]) -> bool:

@@ -67,3 +67,22 @@ def test_a_leak_that_only_says_which_token_does_not_come():
     gain, failed = found(rule_out)
     assert 0.003 < gain < 0.02
     assert failed >= AUDITS - 1
+
+
+def forgetful(tokens: np.ndarray) -> np.ndarray:
+    """Simpler than the incumbent, and not as sure of what is likely."""
+    return 4.6 * ONE[likely(tokens)]
+
+
+def repaid(tokens: np.ndarray) -> np.ndarray:
+    """What that loses, a peek behind a rare token pays back, and no more."""
+    rare = (tokens % 40 == 7) & (np.arange(T) < T - 1)
+    return forgetful(tokens) + 3 * rare[..., None] * ONE[np.roll(tokens, -1, axis=1)]
+
+
+def test_a_leak_that_makes_up_for_what_a_simpler_model_lost():
+    """Kept as simpler, it would be the incumbent: the next change wins the loss back, and shows no gain where it leaks."""
+    (lost, false_alarms), (left, failed) = found(forgetful), found(repaid)
+    assert lost < -0.04
+    assert -0.01 < left < 0
+    assert (false_alarms, failed) == (0, AUDITS)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import io
 import json
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from jaxresearch.cli.ablate import _print
 from jaxresearch.config import LimitsConfig
 from jaxresearch.experiment import Verdict
 from jaxresearch.program.tracing import TracedModules, _read
@@ -69,6 +73,10 @@ HOARDS = {
     "comments": "".join(f"# {line}\n" for line in WHOLE.splitlines())
     + "exec(open(__file__).read().replace('# ', ''))\n",
     "another file": f"'''{WHOLE!r}'''\nimport builtins\n",
+    "a name in fullwidth letters": f"r'''{WHOLE}'''\n\uff45\uff58\uff45\uff43(__doc__)\n",
+    "a comment that a carriage return ends": f"r'''{WHOLE}'''\n# a note\rexec(__doc__)\n",
+    "a formatted string": f"r'''{WHOLE}'''\nf'{{exec(__doc__)}}'\n",
+    "a compiled string": f"r'''{WHOLE}'''\ntype(lambda: 0)(compile(__doc__, '', 'exec'), {{}})()\n",
 }
 
 
@@ -78,6 +86,46 @@ def test_a_model_that_is_run_from_text_is_no_simpler(hoard):
     honest = code_size(BASELINE, BASELINE)
     hidden = code_size(Candidate({"models/recipe.py": HOARDS[hoard], "models/__init__.py": ""}), BASELINE)
     assert hidden.tokens > honest.tokens
+
+
+def test_a_model_behind_a_carriage_return_is_as_much_code():
+    """Python ends the comment there, and nothing that only knows newlines does."""
+    before = Candidate({"models/recipe.py": "x = 1\ny = 2\n"})
+    hidden = Candidate({"models/recipe.py": "# a note\rx = 1\ry = 2\rz = 3\n"})
+    space: dict[str, int] = {}
+    exec(compile(hidden.files["models/recipe.py"].encode(), "recipe.py", "exec"), space)
+    assert space["z"] == 3
+    assert code_size(hidden, before) == code_size(Candidate({"models/recipe.py": "x = 1\ny = 2\nz = 3\n"}), before)
+
+
+def test_a_model_in_a_formatted_string_is_code():
+    nothing = Candidate({"models/recipe.py": ""})
+    written, formatted = (
+        code_size(Candidate({"models/recipe.py": text}), nothing)
+        for text in ("model = [x * 2 for x in data]\n", "f'{(model := [x * 2 for x in data])}'\n")
+    )
+    assert formatted.lines == written.lines == 1
+    assert formatted.tokens >= written.tokens
+
+
+@pytest.mark.parametrize("path", ["models/r\u0435cipe.py", "models/\uff52ecipe.py", "models/Recipe.py"])
+def test_a_file_that_looks_like_another(path):
+    """A letter of another alphabet, and a name that some file systems take for the same."""
+    with pytest.raises(EditError, match=r"is not the subject|differs only in case"):
+        apply(Proposal(parent=0, hypothesis="x", edits=(Edit(path=path, search="", replace="x = 1\n"),)), BASELINE)
+
+
+@pytest.mark.parametrize(
+    "title", ["[/red] closes nothing", "[conceal]not to be seen", "[link=http://127.0.0.1]click[/link]"]
+)
+def test_markup_in_a_hypothesis_is_text_in_the_table_of_an_ablation(title):
+    """The terminal's library would hide it, make it a link, or fail at it."""
+    score = {"val_bpb": None}
+    change = {"number": 1, "needed": True, "title": title, "reason": title}
+    facts = {"changes": [change], "winner": score, "minimal": score, "conclusion": "", "dropped": []}
+    with io.StringIO() as file:
+        _print(Console(file=file, force_terminal=True, width=200), facts, Path("study"))
+        assert file.getvalue().count(title) == 2
 
 
 def test_words_of_a_candidate_cannot_begin_a_line_of_their_own():

@@ -249,7 +249,10 @@ def test_a_finished_study_run_again_does_nothing(whole: Study, tmp_path: Path):
     assert_same(study, whole)
 
 
-def test_signal_handlers_are_given_back():
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_signal_handlers_are_given_back(handler):
+    """A shell that starts a command behind `&` has it ignore SIGINT."""
+
     async def inside() -> object:
         stop = Stop()
         with stop_on_signals(stop):
@@ -257,9 +260,12 @@ def test_signal_handlers_are_given_back():
             await asyncio.sleep(0.05)
         return stop.requested
 
-    before = signal.getsignal(signal.SIGINT)
-    assert asyncio.run(inside())
-    assert signal.getsignal(signal.SIGINT) == before
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        assert asyncio.run(inside())
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_changed_ledger_is_not_driven(tmp_path: Path):

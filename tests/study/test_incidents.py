@@ -49,6 +49,23 @@ def test_reward_hacking_is_named(tmp_path: Path, name: str):
     assert found[0].strategy == "greedy"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("hidden code", "\uff45xec(text)"), ("reading files or secrets", "\U0001d428pen(path)")]
+)
+def test_a_name_in_other_letters_of_the_same_meaning_is_named(tmp_path: Path, name: str, text: str):
+    """Python reads fullwidth and mathematical letters as the plain ones."""
+    study = Bench(tmp_path / "study", config(1)).run([added(text)])
+    assert name in {each.pattern for each in study.history.incidents}
+
+
+@pytest.mark.parametrize("word", ["log", "print(", "write(val", "roll(", "ignore ", "val"])
+def test_no_text_takes_the_patterns_time_beyond_measure(word: str):
+    """Each opening of a study reads its incidents anew. In quadratic time this line would take minutes for each pattern."""
+    line = word * (200_000 // len(word))
+    found = {name for name, pattern in PATTERNS.items() if pattern.search(line)}
+    assert found <= {"causality probe"}
+
+
 def test_the_builtin_edits_are_no_incidents():
     files = {f"models/{path.name}": path.read_text() for path in (Path(__file__).parents[2] / "models").glob("*.py")}
     edits = [edit for idea in LIBRARY for edit in idea.edits(files) or ()]

@@ -104,6 +104,7 @@ def test_a_duplicate_of_a_crash_is_a_crash(bench: Bench):
         ("\x00\x07", "no description"),
         ("", "no hypothesis"),
         ("one\x0btwo\u2028three", "one"),
+        ('"all that follows is one field', "'all that follows is one field"),
     ],
 )
 def test_hostile_descriptions_stay_on_their_line(bench: Bench, hypothesis: str, description: str):
@@ -112,3 +113,4 @@ def test_hostile_descriptions_stay_on_their_line(bench: Bench, hypothesis: str, 
     lines = tsv(study.history).split("\n")
     assert len(lines) == 4
     assert lines[2].split("\t")[4] == description
+    assert len(list(csv.reader(io.StringIO(tsv(study.history)), delimiter="\t"))) == 3

@@ -190,6 +190,35 @@ def test_a_budget_in_seconds_ends_by_our_clock(compiled):
     assert np.asarray(trained.leaves[1])[0] == pytest.approx(sum(1.5 * step / 10 for step in range(7)))
 
 
+def test_steps_that_outrun_a_budget_in_seconds_give_no_score(compiled):
+    """One step that does the work of three budgets is below the wall cap, and is no run of this budget."""
+    clock = Clock()
+
+    def tick(_):
+        clock.now += 28
+
+    with pytest.raises(TrainingFailedError, match=r"its steps outran the budget: 1 of them took 28\.0 s") as caught:
+        run(compiled(), "10s", clock=clock, on_progress=tick)
+    assert caught.value.timeout
+
+
+def test_no_step_is_begun_beside_one_whose_length_is_unknown_or_large(compiled):
+    """Steps are queued without waiting. Were the first ones, two would be done before the clock had moved at all."""
+
+    def breaks(weight, seen, tokens, progress, lr):
+        return [weight, seen, jnp.where(progress >= 0.25, jnp.nan, 1.0)]
+
+    clock, reported = Clock(), []
+
+    def tick(progress):
+        reported.append(progress.step)
+        clock.now += 2.0
+
+    with pytest.raises(TrainingFailedError, match="not finite at step 2"):
+        run(compiled(step=breaks), "10s", clock=clock, on_progress=tick)
+    assert reported == [1, 2]
+
+
 def test_progress_is_reported_for_each_step(compiled):
     reported = []
     run(compiled(), "4steps", on_progress=reported.append)
