@@ -66,6 +66,7 @@ class RunRequest(BaseModel):
     split: "test" scores the trained program on the sealed test split as well (`CompletedRun.test_bpb`). Nothing but
     `confirm` and a tournament's last step may ask for it; it is a part of the identity.
     thorough: audit a claimed gain at the highest power; asked for in quarantine.
+    simpler: the experiment may be kept for being simpler, so a run without a gain is audited too.
     probe_at: shares of the budget after which the state is scored on the first validation batch. cut_above: (one of
     these shares, bits per byte): a run that scores above it there is cut, and judged `discard`.
     """
@@ -86,6 +87,7 @@ class RunRequest(BaseModel):
     probe_at: tuple[float, ...] = ()
     cut_above: tuple[tuple[float, float], ...] = ()
     thorough: bool = False
+    simpler: bool = False
 
 
 class StateRequest(BaseModel):

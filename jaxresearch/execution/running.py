@@ -253,7 +253,8 @@ def _audit(
         return audits
     reference = _reference(host, request.reference, scored.nats.shape)
     counted = host.corpus.byte_lengths[host.rows[..., 1:]] > 0
-    return audits + gain_audits(subject, scored.nats, reference, counted, randomness, thorough=request.thorough)
+    how = {"thorough": request.thorough, "simpler": request.simpler}
+    return audits + gain_audits(subject, scored.nats, reference, counted, randomness, **how)
 
 
 def _secret_randomness(host: RunHost) -> np.random.Generator:

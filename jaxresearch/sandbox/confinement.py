@@ -124,9 +124,8 @@ def _landlock(box: Box, command: Sequence[str]) -> list[str]:
         "writable": [*map(str, box.writable)],
         "devices": [*map(str, devices)],
         "network": box.network,
-        "parent": None
-        if box.accelerators
-        else os.getpid(),  # a reaper would stand between us, and ends what it started
+        # With accelerators a reaper stands between us, and ends what it has started.
+        "parent": None if box.accelerators else os.getpid(),
         "filter": base64.b64encode(program).decode(),
         "command": [*command],
     }

@@ -14,8 +14,8 @@ at the tokens that gain nothing moves unless just those are put in. It shows whe
 So further cuts are drawn evenly: what such a hint gains, in nats a token, is at most the share of places where it shows.
 
 A run that is no better than the reference may be kept as simpler, and a leak may be what makes up for what it lost; the
-next change would win that back and keep the leak, where no gain over the incumbent shows any more. So where nothing is
-claimed, cuts are drawn by gain as if `UNCLAIMED_GAIN` were.
+next change would win that back and keep the leak, where no gain over the incumbent shows any more. So for a simpler run
+that claims nothing cuts are drawn by gain as if it claimed `UNCLAIMED_GAIN`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MISS_PROBABILITY = 0.1
 LEAK_SHARE = 0.25
 """Share of the claimed gain that a leak must be worth to be found with probability 1 - MISS_PROBABILITY."""
 UNCLAIMED_GAIN = 0.01
-"""Share of the reference's nats that a run which is no better is taken to claim."""
+"""Share of the reference's nats that a simpler run which is no better is taken to claim."""
 MAX_GAIN_CUTS = 1024
 """Reached by gains far below any noise; the audit then says which probability it came to."""
 THOROUGH_MISS_PROBABILITY = 0.001
@@ -81,8 +81,12 @@ def gain_audits(
     randomness: np.random.Generator,
     *,
     thorough: bool = False,
+    simpler: bool = False,
 ) -> tuple[Audit, ...]:
-    """The strong audits of a run by its gain over `reference`, the nats f32[batches, b, T] of another run."""
+    """The strong audits of a run by its gain over `reference`, the nats f32[batches, b, T] of another run.
+
+    simpler: it may be kept without a gain.
+    """
     tolerated = THOROUGH_MISS_PROBABILITY if thorough else MISS_PROBABILITY
     gain = np.where(scored, reference.astype(np.float64) - nats, 0.0)
     claimed, visible = gain.sum(), gain[..., :-1].clip(min=0)  # the last target has no later input to be read from
@@ -91,7 +95,7 @@ def gain_audits(
     chosen = [int(batch) for batch in randomness.choice(batches, size=min(passes, batches), replace=False)]
     independence = check_batch_independence(subject, chosen, randomness)
     better = claimed > 0
-    if not better:
+    if simpler and not better:
         claimed = UNCLAIMED_GAIN * reference[scored].sum(dtype=np.float64)
     if claimed <= 0 or visible.sum() == 0:
         return (independence,)

@@ -13,6 +13,7 @@ from jaxresearch.statistics.early import CHECKPOINTS, limits
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import identity_of
 from jaxresearch.study.pairing import search_identity
+from jaxresearch.study.simplicity import margin_bpb, simpler_by
 
 MIN_WALL_CAP_SECONDS = 60.0
 """A run's wall cap is never below this."""
@@ -51,6 +52,7 @@ def request_of(
         keep_state=keep_state,
         split=split,
         thorough=entry.quarantine is not None and split == "validation",
+        simpler=search and _may_be_kept_as_simpler(history, entry),
         probe_at=CHECKPOINTS if search and _may_cut(history) else (),
         cut_above=cut_limits(history, entry, seed) if search else (),
     )
@@ -78,6 +80,12 @@ def cut_limits(history: History, entry: Entry, seed: int) -> tuple[tuple[float, 
     runs = [run for run in history.incumbent.experiment.runs if isinstance(run, CompletedRun) and run.probes]
     probes = {run.seed: run.probes for run in runs}  # the last, where it ran again with a seed
     return limits(probes.get(seed, ()), list(probes.values()))
+
+
+def _may_be_kept_as_simpler(history: History, entry: Entry) -> bool:
+    if entry.number == history.incumbent_number or margin_bpb(history) is None:
+        return False
+    return simpler_by(entry, history.incumbent) is not None
 
 
 def _may_cut(history: History) -> bool:

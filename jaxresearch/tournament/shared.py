@@ -21,8 +21,8 @@ _PASSING = (Verdict.INFRASTRUCTURE, Verdict.TIMEOUT)
 class SharedRuns:
     """Outcomes lie in `folder`, one file a run, so that they survive the process.
 
-    A run is shared where identity, reference and limits are equal: against another incumbent the same score must pass
-    another audit, and may be cut elsewhere. What the infrastructure or the clock failed is done again. Outcomes keep
+    A run is shared where identity, reference, limits and audits are equal: against another incumbent the same score must
+    pass another audit, and may be cut elsewhere. What the infrastructure or the clock failed is done again. Outcomes keep
     their seconds, so that a ledger that records one is charged as if it had trained itself.
     """
 
@@ -60,8 +60,8 @@ class SharedRuns:
         await self._executor.close()
 
     def _path(self, request: RunRequest) -> Path:
-        limits = f" {request.cut_above}" if request.cut_above else ""
-        key = hashlib.sha256(f"{request.identity} {request.reference}{limits}".encode()).hexdigest()
+        asked = f"{request.identity} {request.reference} {request.cut_above} {request.thorough} {request.simpler}"
+        key = hashlib.sha256(asked.encode()).hexdigest()
         return self._folder / f"{key}.json"
 
 

@@ -58,7 +58,9 @@ def found(model) -> tuple[float, int]:
     subject = AuditSubject(CompiledScorer(run, B, T, V, 0.0, 0), [], ROWS)
     silent, scored = np.zeros(V, np.float32), np.ones((BATCHES, B, T), bool)
     nats, known = (np.stack([evaluate(m, r[:, :-1], r[:, 1:], silent)[0] for r in ROWS]) for m in (model, honest))
-    verdicts = [gain_audits(subject, nats, known, scored, np.random.default_rng(seed)) for seed in range(AUDITS)]
+    verdicts = [
+        gain_audits(subject, nats, known, scored, np.random.default_rng(seed), simpler=True) for seed in range(AUDITS)
+    ]
     return float((known - nats).mean()), sum(not all(audit.passed for audit in audits) for audits in verdicts)
 
 

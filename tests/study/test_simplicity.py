@@ -37,9 +37,9 @@ def change(name: str, size: int, gain: float, *, parent: int = 0) -> Proposal:
     return Proposal(parent=parent, hypothesis=name, edits=(Edit(path="models/recipe.py", search=search, replace=text),))
 
 
-def run(tmp_path: Path, script: list[Proposal], **settings: object) -> Study:
+def run(tmp_path: Path, script: list[Proposal], executor: Steady | None = None, **settings: object) -> Study:
     bench = Bench(tmp_path / "study", config(len(script), **settings))
-    return bench.run(strategy=Scripted(script, checks=False), executor=Steady())
+    return bench.run(strategy=Scripted(script, checks=False), executor=executor or Steady())
 
 
 def sizes(*facts: tuple[int, float]) -> list[Proposal]:
@@ -63,6 +63,15 @@ def test_fewer_parameters_at_an_equal_score_replace_the_incumbent_but_are_no_imp
     assert study.history.reference_number == 1
     facts = status_object(study.history, "study")
     assert (facts["improvements"], facts["simpler_keeps"], facts["reference"]) == (1, 1, 1)
+
+
+def test_a_run_that_may_be_kept_as_simpler_is_audited_for_that(tmp_path: Path):
+    executor, never = Steady(), Steady()
+    study = run(tmp_path / "a", sizes(BETTER, (800, 0.0195), (1200, 0.0190)), executor)
+    asked = {entry.number: entry.experiment.program for entry in study.history.contenders}
+    assert {request.program for request in executor.requests if request.simpler} == {asked[2]}
+    run(tmp_path / "b", sizes(BETTER, (800, 0.0195)), never, acceptance={"simplicity": 0})
+    assert not any(request.simpler for request in never.requests)
 
 
 def test_a_loss_beyond_the_margin_or_no_simplification_is_discarded(tmp_path: Path):
