@@ -18,7 +18,6 @@ from jaxresearch.cli.live import outcome_text, score_text
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, RunOutcome, Verdict
 from jaxresearch.report.timeline import Spending, spending
-from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.noise import NoiseFloor
 from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.costs import Costs
@@ -27,6 +26,7 @@ from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.heartbeat import liveness
 from jaxresearch.study.history import Entry, History
+from jaxresearch.study.selection import corrected_gain_bpb, gain_bpb
 from jaxresearch.study.study import Study
 from jaxresearch.study.summary import expected_false_keeps, is_simpler, status_object
 from jaxresearch.text import clean, one_line
@@ -152,12 +152,13 @@ def _conclusion(history: History) -> list[str]:
     if baseline.val_bpb is not None and best.val_bpb is not None:
         lines.append(f"baseline   val_bpb {score_text(baseline)} over {len(baseline.scores)} seeds")
         if best.number != 0:
-            paired = paired_gain(baseline.scores, best.scores)
-            gain = paired.mean_bpb if paired is not None else baseline.val_bpb - best.val_bpb
+            gain, left = gain_bpb(history), corrected_gain_bpb(history)
             how = "; kept: simpler, not better" if is_simpler(history.incumbent) else ""
             lines.append(
                 f"best       val_bpb {score_text(best)}, experiment {best.number}: {gain:.4f} below the baseline{how}"
             )
+            if left is not None:
+                lines.append(f"           {left:.4f} when corrected for choosing it among {len(history.contenders)}")
         else:
             lines.append("best       the baseline; nothing that was tried is better beyond the noise")
     if history.noise is not None:

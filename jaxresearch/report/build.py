@@ -32,6 +32,7 @@ from jaxresearch.study.history import Entry, History, fold
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.ledger import Ledger
 from jaxresearch.study.pairing import contest_scores
+from jaxresearch.study.selection import corrected_gain_bpb
 from jaxresearch.study.summary import expected_false_keeps, repairs
 from jaxresearch.study.workspace import Workspace
 
@@ -163,6 +164,7 @@ def study_record(
         gain=gain.mean_bpb if gain else None,
         gain_low=gain.low_bpb if gain else None,
         gain_high=gain.high_bpb if gain else None,
+        gain_corrected=corrected_gain_bpb(history),
         noise=NoiseRecord.model_validate(noise, from_attributes=True) if noise is not None else None,
         verdicts={str(verdict): count for verdict, count in history.verdicts.items()},
         failed_proposals=history.failed_proposals,

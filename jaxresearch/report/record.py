@@ -282,6 +282,7 @@ class StudyRecord(_Record):
     gain: Figure = Field(default=None, description="baseline's val_bpb minus the incumbent's; above zero is better")
     gain_low: Figure = Field(default=None, description="95 % interval of it over the seeds that both ran")
     gain_high: Figure = None
+    gain_corrected: Figure = Field(default=None, description="it, less what choosing among many has flattered it by")
     noise: NoiseRecord | None
     verdicts: dict[str, int]
     failed_proposals: int

@@ -104,6 +104,8 @@ def _scores(record: StudyRecord, best: ExperimentRecord, base: ExperimentRecord)
         if record.gain_low is not None and record.gain_high is not None:
             interval = f", 95 % interval {record.gain_low:.4f} to {record.gain_high:.4f}"
         lines.append(f"On the seeds that both ran it is {record.gain:.4f} lower{interval}.")
+        if record.gain_corrected is not None:
+            lines.append(f"Corrected for its choice among {len(record.experiments) - 1}: {record.gain_corrected:.4f}.")
     if record.noise is not None and record.noise.sd_bpb is not None:
         lines.append(f"Another seed alone moves the score by {record.noise.sd_bpb:.4f} (standard deviation).")
     lines.append(f"One run is {record.budget}. These are validation scores, which also chose the winner.")

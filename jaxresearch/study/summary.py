@@ -14,6 +14,7 @@ from jaxresearch.study.drift import drift, drift_warning
 from jaxresearch.study.evidence import study_pair_noise, tested
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.incidents import incidents_object
+from jaxresearch.study.selection import corrected_gain_bpb, gain_bpb
 from jaxresearch.text import one_line
 
 TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
@@ -46,6 +47,8 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "verdicts": {str(verdict): count for verdict, count in history.verdicts.items()},
         "baseline": _score(history.baseline.experiment),
         "incumbent": {"experiment": incumbent.number, **_score(incumbent.experiment), "p_value": p_value},
+        "gain": gain_bpb(history),
+        "gain_corrected": corrected_gain_bpb(history),
         "noise_floor": noise.sd_bpb if noise is not None else None,
         "accelerator_seconds": costs.paid_seconds,
         "discarded_seconds": costs.discarded_seconds,

@@ -31,7 +31,8 @@ function overview(state) {
       tile('time', duration(study.wall_seconds), study.wall_seconds ? `${percent(study.train_seconds / study.wall_seconds)} of it training` : ''),
       tile('language model', usd(study.llm_cost_usd), `${plural(study.llm_calls, 'request')}, ${whole(study.llm_tokens)} tokens` + (known(study.max_cost) ? `; the cap is ${usd(study.max_cost)}` : ''))),
     study.confirmation ? h('p', null, h('strong', null, 'Sealed test: '), study.confirmation)
-      : h('p', { class: 'note' }, 'Scores are of the validation split, which also chose the winner, so they flatter it a little; the sealed test (', h('code', null, 'jaxresearch confirm'), ') decides at the end.'),
+      : h('p', { class: 'note' }, 'Scores are of the validation split, which also chose the winner, so they flatter it a little',
+        known(study.gain_corrected) ? `: corrected for that choice the gain is ${bpb(study.gain_corrected)}` : '', '; the sealed test (', h('code', null, 'jaxresearch confirm'), ') decides at the end.'),
     lookAt(state),
   ].filter(Boolean);
 }
