@@ -13,6 +13,9 @@ import pytest
 import yaml
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+"""Most of a test's time is LLVM's. Here it optimises nothing, which XLA's own passes, and what a program means, do not touch;
+`XLA_FLAGS= make test` tests what users run."""
 
 from jaxresearch.data import Corpus, prepare
 from jaxresearch.sandbox import Sandbox, choose_sandbox

@@ -187,9 +187,9 @@ def test_two_processes_agree_with_one_in_training_evaluation_and_audits(pair, la
 def test_a_budget_in_seconds_ends_on_both_at_one_step(pair):
     """Had the two decided by their own clocks, one would wait for a step that the other does not do."""
     traced = pair.laboratory.traced(BASELINE)
-    run = pair.laboratory.run(traced, budget="1s")
+    run = pair.laboratory.run(traced, budget="2s")
     assert isinstance(run, CompletedRun), run
-    assert run.train_seconds >= 1
+    assert run.train_seconds > 1  # the clock that both go by is carried on from a step before
     assert run.steps > 3
     cut = pair.laboratory.run(traced, budget="1000000steps", wall_cap_seconds=1.0)
     assert isinstance(cut, FailedRun)

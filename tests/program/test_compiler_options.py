@@ -15,5 +15,8 @@ def test_this_jax_knows_them(platform):
         lowered.compile({"xla_no_such_option": True})
 
 
-def test_a_cpu_gets_none():
+def test_what_the_user_says_goes_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert one_device().compiler_options == COMPILER_OPTIONS["cpu"]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     assert one_device().compiler_options == {}
