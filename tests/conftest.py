@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of a test's time is LLVM's. Here it optimises nothing; XLA's own passes, and what a program means, stay as they are.
+# `XLA_FLAGS= make test` compiles as users do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-"""Most of a test's time is LLVM's. Here it optimises nothing, which XLA's own passes, and what a program means, do not touch;
-`XLA_FLAGS= make test` tests what users run."""
 
 from jaxresearch.data import Corpus, prepare
 from jaxresearch.sandbox import Sandbox, choose_sandbox
