@@ -233,14 +233,6 @@ def test_a_run_whose_processes_are_all_killed_goes_on_to_the_very_same_score(wri
     traced = laboratory.traced(BASELINE)
     whole = laboratory.run(traced, budget="60steps")
     assert isinstance(whole, CompletedRun), whole
-    print(
-        "WHOLE",
-        whole.train_seconds,
-        whole.total_seconds,
-        whole.compile_seconds,
-        whole.audit_seconds,
-        whole.eval_seconds,
-    )
     assert (whole.processes, whole.resumed, whole.checkpoint_note) == (2, (), "")
     request = laboratory.request(traced, budget="60steps", keep_state=True)
     folder, killed = checkpoint_folder(laboratory.executor._settings.runs, request.identity), []
