@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -57,12 +55,3 @@ def test_growing_batches_take_the_same_rows_in_the_same_order(sizes):
 def test_without_rows_it_says_what_to_change():
     with pytest.raises(ConfigurationError, match="no training rows"):
         Batches(numbered(0), 8, seed=0)
-
-
-def test_a_step_takes_well_below_a_millisecond():
-    batches = Batches(numbered(13_000, 256), 16, seed=0)
-    batches.at(0)
-    start = time.perf_counter()
-    for step in range(200):
-        batches.at(step)
-    assert (time.perf_counter() - start) / 200 < 0.001

@@ -223,20 +223,19 @@ def test_stopping_once_and_twice(tmp_path: Path, whole: Study, requests: int, la
     assert_same(bench.run(SHORT), whole)
 
 
+@pytest.mark.timeout(300)
 def test_stopping_does_not_wait_for_a_proposal(tmp_path: Path, whole: Study):
     stop = Stop()
 
     class Slow(Scripted):
         async def propose(self, view, slots):
             stop.request()
-            await asyncio.sleep(60)
+            await asyncio.sleep(100_000)
             return await super().propose(view, slots)
 
     bench = Bench(tmp_path / "study", config(len(SHORT)))
     study = bench.create()
-    started = time.monotonic()
     assert asyncio.run(study.run(FakeExecutor(), Slow(SHORT), FakeModel, stop=stop)).interrupted
-    assert time.monotonic() - started < 10
     assert_same(bench.run(SHORT), whole)
 
 
