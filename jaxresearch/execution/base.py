@@ -66,6 +66,7 @@ class RunRequest(BaseModel):
     split: "test" scores the trained program on the sealed test split as well (`CompletedRun.test_bpb`). Nothing but
     `confirm` and a tournament's last step may ask for it; it is a part of the identity.
     thorough: audit a claimed gain at the highest power; asked for in quarantine.
+    least_gain_bpb: below it no gain is kept; a smaller one is audited as if it were that.
     simpler: the experiment may be kept for being simpler, so a run without a gain is audited too.
     probe_at: shares of the budget after which the state is scored on the first validation batch. cut_above: (one of
     these shares, bits per byte): a run that scores above it there is cut, and judged `discard`.
@@ -88,6 +89,7 @@ class RunRequest(BaseModel):
     cut_above: tuple[tuple[float, float], ...] = ()
     thorough: bool = False
     simpler: bool = False
+    least_gain_bpb: float = 0.0
 
 
 class StateRequest(BaseModel):

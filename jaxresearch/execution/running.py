@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -252,9 +253,17 @@ def _audit(
     if request.reference is None or not all(audit.passed for audit in audits):
         return audits
     reference = _reference(host, request.reference, scored.nats.shape)
-    counted = host.corpus.byte_lengths[host.rows[..., 1:]] > 0
-    how = {"thorough": request.thorough, "simpler": request.simpler}
-    return audits + gain_audits(subject, scored.nats, reference, counted, randomness, **how)
+    lengths = host.corpus.byte_lengths[host.rows[..., 1:]]
+    return audits + gain_audits(
+        subject,
+        scored.nats,
+        reference,
+        lengths > 0,
+        randomness,
+        thorough=request.thorough,
+        simpler=request.simpler,
+        least=request.least_gain_bpb * math.log(2) * float(lengths.sum()),
+    )
 
 
 def _secret_randomness(host: RunHost) -> np.random.Generator:

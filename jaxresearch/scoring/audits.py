@@ -82,10 +82,12 @@ def gain_audits(
     *,
     thorough: bool = False,
     simpler: bool = False,
+    least: float = 0.0,
 ) -> tuple[Audit, ...]:
     """The strong audits of a run by its gain over `reference`, the nats f32[batches, b, T] of another run.
 
-    simpler: it may be kept without a gain.
+    simpler: it may be kept without a gain. least: nats, in all, that a gain must be worth to be kept; a smaller one is
+    looked into as if it were that, for alone it decides nothing.
     """
     tolerated = THOROUGH_MISS_PROBABILITY if thorough else MISS_PROBABILITY
     gain = np.where(scored, reference.astype(np.float64) - nats, 0.0)
@@ -99,6 +101,8 @@ def gain_audits(
         claimed = UNCLAIMED_GAIN * reference[scored].sum(dtype=np.float64)
     if claimed <= 0 or visible.sum() == 0:
         return (independence,)
+    whose = "it" if claimed >= least else "the least that is kept"
+    claimed = max(claimed, least)
     share = LEAK_SHARE * claimed / visible.sum()
     wanted = 1 if share >= 1 else math.ceil(math.log(tolerated) / math.log1p(-share))
     count = min(MAX_GAIN_CUTS, max(subject.scorer.batch, wanted))
@@ -110,8 +114,8 @@ def gain_audits(
     cuts = [Cut(int(batch), int(row), int(target) + 1) for batch, row, target in places]
     missed, unseen = (1 - min(1.0, share)) ** count, math.exp(-hint * even)
     detail = (
-        f"cuts drawn by gain; a leak worth {LEAK_SHARE:.0%} of it is missed with probability {missed:.2g}, "
-        f"one that is all of it and only rules tokens out with at most {unseen:.2g}"
+        f"cuts drawn by gain; a leak worth {LEAK_SHARE:.0%} of {whose} is missed with probability {missed:.2g}, "
+        f"one that is all of {whose} and only rules tokens out with at most {unseen:.2g}"
         if better
         else f"no gain on the whole, so cuts drawn where it is better; a leak worth {LEAK_SHARE * UNCLAIMED_GAIN:.2%} of "
         f"the loss is missed with probability {missed:.2g}"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from scipy import special
+
 from jaxresearch.budget import Budget
 from jaxresearch.execution.base import Executor, ExecutorLostError, RunProgress, RunRequest, RunSplit, TracedCandidate
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.files import DiskFullError, is_full
 from jaxresearch.statistics.early import CHECKPOINTS, limits
+from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.identity import identity_of
 from jaxresearch.study.pairing import search_identity
@@ -53,6 +56,7 @@ def request_of(
         split=split,
         thorough=entry.quarantine is not None and split == "validation",
         simpler=search and _may_be_kept_as_simpler(history, entry),
+        least_gain_bpb=_least_gain_bpb(history),
         probe_at=CHECKPOINTS if search and _may_cut(history) else (),
         cut_above=cut_limits(history, entry, seed) if search else (),
     )
@@ -86,6 +90,20 @@ def _may_be_kept_as_simpler(history: History, entry: Entry) -> bool:
     if entry.number == history.incumbent_number or margin_bpb(history) is None:
         return False
     return simpler_by(entry, history.incumbent) is not None
+
+
+def _least_gain_bpb(history: History) -> float:
+    """Below every gain that the acceptance test could keep, as far as the noise is known; 0 where any is kept.
+
+    A kept mean is at least t * sd / sqrt(pairs), with t above what a known noise would ask for. Rounded down to a power of
+    two: every pair moves the noise a little, and a request that differs is another one to what was begun ahead.
+    """
+    settings, noise = history.config.acceptance, study_pair_noise(history)
+    if settings.rule == "greedy" or noise is None:
+        return 0.0
+    deviations = min(2.0, float(special.ndtri(1 - settings.alpha)))
+    least = deviations * noise.low_bpb / math.sqrt(max(settings.max_runs, settings.runs))
+    return 2.0 ** math.floor(math.log2(least)) if least > 0 else 0.0
 
 
 def _may_cut(history: History) -> bool:

@@ -21,9 +21,10 @@ _PASSING = (Verdict.INFRASTRUCTURE, Verdict.TIMEOUT)
 class SharedRuns:
     """Outcomes lie in `folder`, one file a run, so that they survive the process.
 
-    A run is shared where identity, reference, limits and audits are equal: against another incumbent the same score must
-    pass another audit, and may be cut elsewhere. What the infrastructure or the clock failed is done again. Outcomes keep
-    their seconds, so that a ledger that records one is charged as if it had trained itself.
+    A run is shared where identity, reference, limits and audits are equal: against another incumbent the same score
+    must pass another audit, and may be cut elsewhere. `least_gain_bpb` is no part of that: it moves with every pair,
+    and says only from where on a gain is worth a closer look. What the infrastructure or the clock failed is done
+    again. Outcomes keep their seconds, so that a ledger that records one is charged as if it had trained itself.
     """
 
     def __init__(self, executor: Executor, folder: Path) -> None:

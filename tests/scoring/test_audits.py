@@ -209,6 +209,18 @@ def test_a_simpler_run_that_is_no_better_is_audited_where_it_is_better():
     assert "a leak worth 0.25% of the loss is missed" in audits[-1].detail
 
 
+def test_a_gain_too_small_to_be_kept_is_looked_into_as_if_it_were_the_least_that_is():
+    nats = nats_of(better)
+    reference = (nats + 0.0005).astype(nats.dtype)
+    few, many = (
+        gain_audits(subject_of(better), nats, reference, SCORED, np.random.default_rng(0), least=least)[-1]
+        for least in (0.05 * nats.size, 0.0)
+    )
+    assert few.probes < 200 < many.probes / 5
+    assert "of the least that is kept is missed" in few.detail
+    assert "of it is missed" in many.detail
+
+
 def test_nothing_is_asked_of_a_run_that_is_nowhere_better():
     same = subject_of(plain), nats_of(plain), nats_of(plain), SCORED
     assert [audit.name for audit in gain_audits(*same, np.random.default_rng(0), simpler=True)] == [

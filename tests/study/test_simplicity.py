@@ -74,6 +74,17 @@ def test_a_run_that_may_be_kept_as_simpler_is_audited_for_that(tmp_path: Path):
     assert not any(request.simpler for request in never.requests)
 
 
+def test_how_small_a_gain_is_looked_into_follows_the_noise(tmp_path: Path):
+    executor, greedy = Steady(), Steady()
+    study = run(tmp_path / "a", sizes(BETTER, (1000, 0.0195), (1000, 0.0190)), executor)
+    floors = [request.least_gain_bpb for request in executor.requests]
+    kept = -study.history.entries[1].decision.difference
+    assert floors[0] == 0, "before there is a pair nothing is known"
+    assert 0 < floors[-1] < 0.0005 < kept
+    run(tmp_path / "b", sizes(BETTER, (1000, 0.0195)), greedy, acceptance={"rule": "greedy"})
+    assert not any(request.least_gain_bpb for request in greedy.requests)
+
+
 def test_a_loss_beyond_the_margin_or_no_simplification_is_discarded(tmp_path: Path):
     margin = 0.5 * 0.012
     study = run(tmp_path, sizes(BETTER, (800, 0.02 - 3 * margin), (1000, 0.0199), (1200, 0.0195), (995, 0.0195)))
