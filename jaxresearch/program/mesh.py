@@ -27,7 +27,7 @@ COMPILER_OPTIONS: dict[str, dict[str, str | int | bool]] = {
 }
 """What XLA is told for every executable of a program, by platform; what XLA_FLAGS says goes first.
 
-On a CPU: LLVM's second level, which gives the same bits at the same speed as the third, in two thirds of the time. On a
+On a CPU: LLVM's second level, which gives the bits of the third, as fast to 1 %, and compiles in 0.86 of the time. On a
 GPU: matrix products by cuBLAS alone. XLA would write kernels of its own for each and try out dozens: half as long again to
 compile, for no speed. Both were measured (docs/performance.md)."""
 
