@@ -42,7 +42,7 @@ class Level:
     bits: set[str] = field(default_factory=set)
 
     def measure(self, program: LoadedProgram, traced: dict[str, float], level: int, steps: int) -> None:
-        COMPILER_OPTIONS["cpu"] = {"xla_backend_optimization_level": level}
+        COMPILER_OPTIONS["cpu"] = {"xla_backend_optimization_level": str(level)}
         started = time.monotonic()
         compiled, scorer = compile_program(program), compile_scorer(program)
         self.compile_seconds.append(time.monotonic() - started)

@@ -21,8 +21,8 @@ _STATE_SHARE = 0.25
 """Share of a device's memory above which a state is sharded rather than copied to every device."""
 
 
-COMPILER_OPTIONS: dict[str, dict[str, str | int | bool]] = {
-    "cpu": {"xla_backend_optimization_level": 2},
+COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {
+    "cpu": {"xla_backend_optimization_level": "2"},
     "cuda": {"xla_gpu_enable_triton_gemm": False},
 }
 """What XLA is told for every executable of a program, by platform; what XLA_FLAGS says goes first.
@@ -59,7 +59,7 @@ class Placement:
         return self.replicated
 
     @property
-    def compiler_options(self) -> dict[str, str | int | bool]:
+    def compiler_options(self) -> dict[str, str | bool]:
         """XLA's, for the mesh's devices."""
         platform, flags = self.mesh.devices.flat[0].platform, os.environ.get("XLA_FLAGS", "")
         options = COMPILER_OPTIONS.get("cuda" if platform == "gpu" else platform, {})
