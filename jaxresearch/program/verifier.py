@@ -6,6 +6,7 @@ counts for names only. Hostile bytes may crash the parser, so this runs in a wor
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,20 @@ class VerifiedModules:
     constant_bytes: int
 
 
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Nothing but the modules can make a verification fail, so whatever goes wrong with them is a refusal."""
+    try:
+        yield
+    except (InvalidProgramError, MemoryError):
+        raise
+    except stablehlo.UnreadableModuleError as error:
+        raise InvalidProgramError(f"unreadable module: {error}") from None
+    except Exception as error:  # regions nested past any stack, names that are no text, what nobody has thought of
+        raise InvalidProgramError(f"unreadable module: it cannot be walked ({type(error).__name__})") from None
+
+
+@_refusing()
 def verify(
     blobs: Sequence[bytes],
     *,
@@ -81,28 +96,7 @@ def verify(
     wanted: Signature,
     limits: ProgramLimits,
 ) -> VerifiedModules:
-    """Raises `InvalidProgramError` unless every module is well formed, pure, small, and has the agreed signature.
-
-    Nothing but the modules can make this fail, so whatever goes wrong with them is a refusal too, and no fault of ours.
-    """
-    try:
-        return _verify(blobs, traced, phases, metrics, wanted, limits)
-    except (InvalidProgramError, MemoryError):
-        raise
-    except stablehlo.UnreadableModuleError as error:
-        raise InvalidProgramError(f"unreadable module: {error}") from None
-    except Exception as error:  # regions nested past any stack, names that are no text, what nobody has thought of
-        raise InvalidProgramError(f"unreadable module: it cannot be walked ({type(error).__name__})") from None
-
-
-def _verify(
-    blobs: Sequence[bytes],
-    traced: Sequence[str],
-    phases: Sequence[tuple[float, int, int]],
-    metrics: Sequence[str],
-    wanted: Signature,
-    limits: ProgramLimits,
-) -> VerifiedModules:
+    """Raises `InvalidProgramError` unless every module is well formed, pure, small, and has the agreed signature."""
     total = sum(map(len, blobs))
     if total > limits.program_bytes:
         raise InvalidProgramError(f"program bytes: {total:,}, above the cap of {limits.program_bytes:,}")

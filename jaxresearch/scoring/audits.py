@@ -101,8 +101,9 @@ def gain_audits(
         claimed = UNCLAIMED_GAIN * reference[scored].sum(dtype=np.float64)
     if claimed <= 0 or visible.sum() == 0:
         return (independence,)
-    whose = "it" if claimed >= least else "the least that is kept"
-    claimed = max(claimed, least)
+    whose = "it"
+    if better and claimed < least:
+        claimed, whose = least, "the least that is kept"
     share = LEAK_SHARE * claimed / visible.sum()
     wanted = 1 if share >= 1 else math.ceil(math.log(tolerated) / math.log1p(-share))
     count = min(MAX_GAIN_CUTS, max(subject.scorer.batch, wanted))
