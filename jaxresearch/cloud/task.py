@@ -53,14 +53,17 @@ class Task:
             )
         if self.nodes > 1 and self.accelerator.hosts > 1:
             raise ConfigurationError("--nodes: one slice of several hosts has all its devices already; leave it out.")
-        if self.runs_at_once > 1 and self.accelerator.hosts > 1:
+        if self.per_run == self.devices:
+            return
+        if self.accelerator.hosts > 1:
             raise ConfigurationError(
                 f"--devices-per-run: the hosts of {self.accelerator.sky} do each run together.",
                 fix="Leave it out, or rent slices of one host, such as --accelerator tpu-v5e-8 --nodes 4.",
             )
-        if self.runs_at_once > 1 and self.accelerator.devices % self.per_run:
+        if self.accelerator.devices % self.per_run:
             raise ConfigurationError(
-                f"--devices-per-run: {self.per_run} devices do not divide a node's {self.accelerator.devices}."
+                f"--devices-per-run: {self.per_run} is neither a divisor of a node's {self.accelerator.devices} devices "
+                f"nor all {self.devices}."
             )
 
     @property
@@ -78,8 +81,6 @@ class Task:
 
     @property
     def runs_at_once(self) -> int:
-        if self.per_run > self.devices:
-            raise ConfigurationError(f"--devices-per-run: {self.per_run} devices, and there are {self.devices}.")
         return self.devices // self.per_run
 
     @property

@@ -66,7 +66,10 @@ def test_an_unknown_accelerator_is_refused_in_one_line(text: str):
         {"nodes": 2, "accelerator": CASES[4].accelerator},
         {"devices_per_run": 2},
         {"devices_per_run": 3, "accelerator": CASES[2].accelerator},
+        {"devices_per_run": 5, "accelerator": CASES[2].accelerator},
+        {"devices_per_run": 12, "accelerator": CASES[2].accelerator, "nodes": 2},
         {"devices_per_run": 4, "accelerator": CASES[4].accelerator},
+        {"devices_per_run": 12, "accelerator": CASES[4].accelerator},
     ],
 )
 def test_what_would_lose_or_confuse_a_study_is_refused(wrong: dict):
