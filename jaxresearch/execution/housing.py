@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sysconfig
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,9 @@ from jaxresearch.program.program import read_manifest
 from jaxresearch.sandbox.confinement import Box, installation
 from jaxresearch.sandbox.worker_tier import WorkerTier, choose_worker_tier
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+"""A worker imports it through a folder of ours that holds nothing else. The one that it lies in may be a clone: not the
+worker's to see, and Python imports from no folder that it cannot list."""
 _SCRATCH_BYTES = 2**30
 """Of /tmp and of /dev/shm: compilers write their drafts there, and collectives share memory."""
 _DEVICE_NODES = ("nvidia0", "accel*", "vfio/*", "kfd", "dxg")
@@ -33,7 +35,7 @@ class WorkerHouse:
         paths = {name: value.absolute() for name, value in settings if isinstance(value, Path)}
         self._settings, self._require, self._network = settings.model_copy(update=paths), require, network
         self._inbox = tempfile.TemporaryDirectory(prefix="jaxresearch-inbox-")
-        self._scratch = Path(self._inbox.name, "scratch")
+        self._scratch, self._imports = Path(self._inbox.name, "scratch"), Path(self._inbox.name, "imports")
         self._sees_devices = False
         self._neighbour: WorkerHouse | None = None
         self.tier: WorkerTier | None = None
@@ -122,18 +124,20 @@ class WorkerHouse:
 
     def _prepare(self, sealed: bool) -> None:
         """Make what the worker is given but may not make: the folders it writes to, the rows it scores."""
-        for folder in (*_writable(self._settings), self._scratch):
+        for folder in (*_writable(self._settings), self._scratch, self._imports):
             folder.mkdir(parents=True, exist_ok=True)
+        package = self._imports / _PACKAGE.name
+        if not package.is_symlink():
+            package.symlink_to(_PACKAGE)
         corpus = Corpus.open(self._settings.corpus)
         corpus.rows("validation", self._settings.context)
         if sealed:
             open_sealed_test(corpus, self._settings.context)
 
     def _box(self, sealed: bool) -> Box:
-        package = Path(__file__).parents[1]
         environment = worker_environment()
         given = [Path(p).resolve() for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
-        paths = [*given, *([] if package.parent in _site_packages() else [package.parent])]
+        paths = [self._imports, *given]
         libraries = [Path(p) for p in environment.get("LD_LIBRARY_PATH", "").split(os.pathsep) if p]
         accelerators = self._wants_accelerators()
         libraries += map(Path, _DRIVER_FOLDERS) if accelerators else []
@@ -144,7 +148,7 @@ class WorkerHouse:
             environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
         return Box(
             readable=(
-                *installation(package.name),
+                *installation(_PACKAGE.name),
                 *(path for path in libraries if path.is_dir()),
                 *_corpus_files(self._settings.corpus, sealed),
                 self.inbox,
@@ -179,7 +183,3 @@ def has_accelerators() -> bool:
     """Whether a worker here must be given device nodes: some are there, and jax is not told to use the CPU."""
     nodes = any(any(Path("/dev").glob(name)) for name in _DEVICE_NODES)
     return nodes and os.environ.get("JAX_PLATFORMS", "").split(",")[0] != "cpu"
-
-
-def _site_packages() -> set[Path]:
-    return {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}

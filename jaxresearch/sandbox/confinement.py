@@ -147,10 +147,16 @@ def installation(*modules: str) -> list[Path]:
     folders = {str(Path(p).resolve()) for p in (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)}
     folders |= {sys.prefix, str(Path(sys.executable).resolve().parent.parent)}
     if modules:  # which are not started with -I, and may need the user's own packages
-        folders |= {p for p in sys.path if Path(p).name in ("site-packages", "dist-packages") and Path(p).is_dir()}
+        folders |= {p for p in sys.path if p and _holds_packages(Path(p))}
         folders |= {folder for name in modules for folder in _folder_of(name)}
     kept = [f for f in folders if f != "/usr" and not f.startswith("/usr/")]
     return [Path(f) for f in sorted(f for f in kept if not any(f != g and f.startswith(g + "/") for g in kept))]
+
+
+def _holds_packages(folder: Path) -> bool:
+    """Whether packages were installed there, as by pip, with --target too; a folder of somebody's own code is not it."""
+    named = folder.name in ("site-packages", "dist-packages") and folder.is_dir()
+    return named or next(folder.glob("*.dist-info"), None) is not None
 
 
 def _folder_of(package: str) -> list[str]:

@@ -136,6 +136,17 @@ def test_the_sealed_split_is_there_for_a_confirmation_and_cannot_be_changed(labo
     assert take_over(laboratory, tier, tmp_path, sealed=True)["sealed"] == ["rows", "test"]
 
 
+def test_the_laboratorys_own_worker_starts_in_each_tier(laboratory, tier, runner):
+    """In each tier, and of this clone; `take_over` starts something else in the box."""
+    house = WorkerHouse(laboratory.executor._settings)
+    house.tier = WorkerTier(tier)
+    worker = runner.run(house.start(sealed=False))
+    assert house.tier.tier == tier, house.tier.reason
+    assert worker.facts["platform"] == "cpu"
+    runner.run(worker.kill())
+    house.close()
+
+
 def test_an_ordinary_worker_is_replaced_before_the_sealed_split_is_read(laboratory, baseline):
     """And after it: the one that has seen it runs nothing else."""
     started: list[bool] = []
