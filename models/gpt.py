@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.kernels import attention
+from models.kernels import attention, rotate_and_norm
 
 
 class GPT(nnx.Module):
@@ -71,8 +71,9 @@ class Attention(nnx.Module):
             gate_BxTxG = 2 * jax.nn.sigmoid(linear(x_BxTxD[:, :, :32], self.gate))
             embedding_BxTxGxK = lookup(self.value_embedding, tokens_BxT, h).reshape(v_BxTxGxK.shape)
             v_BxTxGxK = v_BxTxGxK + gate_BxTxG[..., None] * embedding_BxTxGxK
-        q_BxTxHxK = norm(rotary(q_BxTxHxK, h))
-        k_BxTxGxK = norm(rotary(k_BxTxGxK, h))
+        cos_Tx1xP, sin_Tx1xP = rotary(T, h)
+        q_BxTxHxK = rotate_and_norm(q_BxTxHxK, cos_Tx1xP, sin_Tx1xP)
+        k_BxTxGxK = rotate_and_norm(k_BxTxGxK, cos_Tx1xP, sin_Tx1xP)
         y_BxTxHxK = attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, self.window)
         return linear(y_BxTxHxK.reshape(B, T, h.heads * h.head_size), self.output)
 
@@ -92,7 +93,7 @@ class MLP(nnx.Module):
 def cap(raw_BxTxV, h):
     """Logits in float32, bent so that none comes beyond +-softcap."""
     logits_BxTxV = raw_BxTxV.astype(jnp.float32)
-    return h.softcap * jnp.tanh(logits_BxTxV / h.softcap)
+    return h.softcap * jnp.tanh(logits_BxTxV * (1 / h.softcap))
 
 
 def attention_window(h, layer):
@@ -122,14 +123,13 @@ def norm(x):
     return (x_f32 * jax.lax.rsqrt(jnp.mean(jnp.square(x_f32), axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
-def rotary(x_BxTxHxK, h):
-    """Rotate the pair (i, i + K/2) of each head by time x rope_base^(-2i/K), https://arxiv.org/abs/2104.09864."""
-    T, half = x_BxTxHxK.shape[1], x_BxTxHxK.shape[3] // 2
-    frequency_K = h.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_Tx1xK = jnp.arange(T, dtype=jnp.float32)[:, None, None] * frequency_K
-    cos, sin = jnp.cos(angle_Tx1xK), jnp.sin(angle_Tx1xK)
-    left, right = jnp.split(x_BxTxHxK.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([left * cos + right * sin, right * cos - left * sin], axis=-1).astype(x_BxTxHxK.dtype)
+def rotary(T, h):
+    """Cosine and sine, Tx1xP, of the angle by which each token turns the pair (i, i + P) of a head, P = K/2: time x
+    rope_base^(-i/P), https://arxiv.org/abs/2104.09864."""
+    P = h.head_size // 2
+    frequency_P = h.rope_base ** (-jnp.arange(P, dtype=jnp.float32) / P)
+    angle_Tx1xP = jnp.arange(T, dtype=jnp.float32)[:, None, None] * frequency_P
+    return jnp.cos(angle_Tx1xP), jnp.sin(angle_Tx1xP)
 
 
 def normal(rngs, shape, std):

@@ -1,4 +1,5 @@
-"""Attention that skips what a window hides, and a loss that keeps no logits: where speed may cost clarity."""
+"""Attention that skips what a window hides, queries and keys made ready for it in one go, and a loss that keeps no logits:
+where speed may cost clarity."""
 
 import functools
 
@@ -82,6 +83,40 @@ def _attend(q_BxGxRxTxK, k_BxGxSxK, v_BxGxSxK, offset, window):
     return (y_BxGxRxTxK / sum_BxGxRxTx1).astype(v_BxGxSxK.dtype)
 
 
+@jax.custom_vjp
+def rotate_and_norm(x_BxTxHxK, cos_Tx1xP, sin_Tx1xP):
+    """Turn the pair (i, i + P) of each head, P = K/2, by the angle of its place, and make the head's RMS 1. BxTxHxK.
+
+    A turn keeps lengths, so that the norm comes first here and rounding once, at the end. The gradient needs only what
+    goes out and is turned back; cos and sin get none.
+    """
+    return _rotate_and_norm(x_BxTxHxK, cos_Tx1xP, sin_Tx1xP)[0]
+
+
+def _rotate_and_norm(x_BxTxHxK, cos_Tx1xP, sin_Tx1xP):
+    x_f32 = x_BxTxHxK.astype(jnp.float32)
+    scale_BxTxHx1 = jax.lax.rsqrt(jnp.mean(jnp.square(x_f32), axis=-1, keepdims=True) + 1e-6)
+    y_BxTxHxK = _turn(x_f32 * scale_BxTxHx1, cos_Tx1xP, sin_Tx1xP).astype(x_BxTxHxK.dtype)
+    return y_BxTxHxK, (y_BxTxHxK, scale_BxTxHx1, cos_Tx1xP, sin_Tx1xP)
+
+
+def _rotate_and_norm_gradient(saved, dy_BxTxHxK):
+    y_BxTxHxK, scale_BxTxHx1, cos_Tx1xP, sin_Tx1xP = saved
+    y_f32, dy_f32 = y_BxTxHxK.astype(jnp.float32), dy_BxTxHxK.astype(jnp.float32)
+    along_BxTxHx1 = jnp.mean(y_f32 * dy_f32, axis=-1, keepdims=True)
+    dx_f32 = _turn(scale_BxTxHx1 * (dy_f32 - along_BxTxHx1 * y_f32), cos_Tx1xP, -sin_Tx1xP)
+    return dx_f32.astype(dy_BxTxHxK.dtype), None, None
+
+
+def _turn(x_BxTxHxK, cos_Tx1xP, sin_Tx1xP):
+    left_BxTxHxP, right_BxTxHxP = jnp.split(x_BxTxHxK, 2, axis=-1)
+    turned = left_BxTxHxP * cos_Tx1xP + right_BxTxHxP * sin_Tx1xP, right_BxTxHxP * cos_Tx1xP - left_BxTxHxP * sin_Tx1xP
+    return jnp.concatenate(turned, axis=-1)
+
+
+rotate_and_norm.defvjp(_rotate_and_norm, _rotate_and_norm_gradient)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def cross_entropy(raw_BxTxV, targets_BxT, cap):
     """The cross-entropy f32[B, T], in nats, of logits that are `cap` of each raw one.
@@ -101,7 +136,8 @@ def _cross_entropy(raw_BxTxV, targets_BxT, cap):
 
 
 def _cross_entropy_gradient(cap, saved, dy_BxT):
-    raw_BxTxV, targets_BxT, log_z_BxT = saved
+    # Behind a barrier, or XLA shares the tanh of a cap with the forward pass: by writing it to memory, in float32.
+    raw_BxTxV, targets_BxT, log_z_BxT = jax.lax.optimization_barrier(saved)
     logits_BxTxV, pull = jax.vjp(cap, raw_BxTxV)
     is_target_BxTxV = targets_BxT[..., None] == jax.lax.broadcasted_iota(jnp.int32, raw_BxTxV.shape, 2)
     difference_BxTxV = jnp.exp(logits_BxTxV - log_z_BxT[..., None]) - is_target_BxTxV

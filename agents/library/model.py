@@ -21,8 +21,8 @@ _BLOCK_PARAMETERS = """        self.mlp = MLP(h, rngs)
 _X0 = "        x0_BxTxD = norm(lookup(self.token_embedding, tokens_BxT, h))\n"
 _HEAD_PARAMETER = "        self.head = normal(rngs, (h.width, h.vocab_size), std=h.head_std)\n"
 _LOGITS = "linear(norm(x_BxTxD), self.head)"
-_SOFTCAP = "h.softcap * jnp.tanh(logits_BxTxV / h.softcap)"
-_QUERY_NORM = "q_BxTxHxK = norm(rotary(q_BxTxHxK, h))"
+_SOFTCAP = "h.softcap * jnp.tanh(logits_BxTxV * (1 / h.softcap))"
+_QUERY = "q_BxTxHxK = rotate_and_norm(q_BxTxHxK, cos_Tx1xP, sin_Tx1xP)"
 _OUTPUT_PARAMETER = "        self.output = zeros((h.heads * h.head_size, h.width))\n"
 _OUTPUT = "        return linear(y_BxTxHxK.reshape(B, T, h.heads * h.head_size), self.output)\n"
 _KEYS = "        k_BxTxGxK = linear(x_BxTxD, self.key).reshape(B, T, h.kv_heads, h.head_size)\n"
@@ -184,7 +184,7 @@ MODEL_IDEAS: tuple[Idea, ...] = (
         "attention",
         0.25,
         "Normed queries and keys make soft attention; a factor of 1.4 sharpens it.",
-        swaps((GPT, _QUERY_NORM, "q_BxTxHxK = 1.4 * norm(rotary(q_BxTxHxK, h))")),
+        swaps((GPT, _QUERY, _QUERY.replace("= ", "= 1.4 * "))),
     ),
     Idea(
         "learned-query-scale",
@@ -197,7 +197,7 @@ MODEL_IDEAS: tuple[Idea, ...] = (
                 _OUTPUT_PARAMETER,
                 _OUTPUT_PARAMETER + "        self.sharpness = nnx.Param(jnp.ones((h.heads, 1)))\n",
             ),
-            (GPT, _QUERY_NORM, "q_BxTxHxK = norm(rotary(q_BxTxHxK, h)) * self.sharpness[...].astype(h.dtype)"),
+            (GPT, _QUERY, _QUERY + " * self.sharpness[...].astype(h.dtype)"),
             (
                 OPTIMIZER,
                 '        "resid_lambda": adamw(',
@@ -228,8 +228,8 @@ MODEL_IDEAS: tuple[Idea, ...] = (
         swaps(
             (
                 GPT,
-                "    angle_Tx1xK = ",
-                "    frequency_K = jnp.where(jnp.arange(half) < (half + 1) // 2, frequency_K, 0.0)\n    angle_Tx1xK = ",
+                "    angle_Tx1xP = ",
+                "    frequency_P = jnp.where(jnp.arange(P) < (P + 1) // 2, frequency_P, 0.0)\n    angle_Tx1xP = ",
             )
         ),
     ),

@@ -46,6 +46,34 @@ def test_large_scores_stay_finite():
     assert kernels.attention(*(q.astype(jnp.bfloat16),) * 3, 4).dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_rotate_and_norm_equals_rotation_then_norm_with_its_gradient(dtype):
+    keys = jax.random.split(jax.random.key(5), 2)
+    x_BxTxHxK = (3 * jax.random.normal(keys[0], (2, 7, 3, 8))).at[0, 0, 0].set(0).astype(dtype)
+    weight = jax.random.normal(keys[1], x_BxTxHxK.shape).astype(dtype)
+    angle_Tx1xP = jnp.arange(7.0)[:, None, None] * jnp.array([1.0, 0.3, 0.1, 0.01])
+
+    def complex_rotation_then_norm(x_BxTxHxK):
+        """The pair (i, i + P) as one complex number, times e^(-i angle)."""
+        x_f32 = x_BxTxHxK.astype(jnp.float32)
+        z_BxTxHxP = jax.lax.complex(x_f32[..., :4], x_f32[..., 4:]) * jnp.exp(-1j * angle_Tx1xP)
+        turned_BxTxHxK = jnp.concatenate([z_BxTxHxP.real, z_BxTxHxP.imag], axis=-1)
+        return turned_BxTxHxK / jnp.sqrt(jnp.mean(turned_BxTxHxK**2, axis=-1, keepdims=True) + 1e-6)
+
+    y, pull = jax.vjp(lambda x: kernels.rotate_and_norm(x, jnp.cos(angle_Tx1xP), jnp.sin(angle_Tx1xP)), x_BxTxHxK)
+    wanted, pull_wanted = jax.vjp(complex_rotation_then_norm, x_BxTxHxK.astype(jnp.float32))
+    (dx,), (dx_wanted,) = pull(weight), pull_wanted(weight.astype(jnp.float32))
+    assert y.dtype == dx.dtype == dtype
+    rounding = 2e-2 if dtype == jnp.bfloat16 else 2e-6
+    np.testing.assert_allclose(y.astype(jnp.float32), wanted, atol=rounding)
+    ordinary, zero = (
+        (slice(1, None),),
+        (0, 0, 0),
+    )  # where x is 0, only its tiny constant keeps the norm's gradient finite
+    np.testing.assert_allclose(dx[ordinary].astype(jnp.float32), dx_wanted[ordinary], rtol=rounding, atol=rounding)
+    np.testing.assert_allclose(dx[zero].astype(jnp.float32), dx_wanted[zero], rtol=rounding)
+
+
 @pytest.mark.parametrize(
     "cap", [lambda raw: 5 * jnp.tanh(raw.astype(jnp.float32) / 5), lambda raw: raw.astype(jnp.float32)]
 )
