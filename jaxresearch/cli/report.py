@@ -25,7 +25,7 @@ def report(folder: Path, out: Path | None, figure: Path | None, output: Output) 
     Of a tournament: best-so-far curves with bands over experiments, accelerator time and dollars, and the contrasts.
     """
     from jaxresearch.report.figure import check_figure
-    from jaxresearch.tournament.tournament import PLAN_FILE
+    from jaxresearch.tournament.plan import PLAN_FILE
 
     if figure is not None:
         check_figure(figure)

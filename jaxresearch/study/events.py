@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.execution.base import TracedCandidate, TraceFailure
@@ -363,5 +363,11 @@ def encode(event: Event) -> str:
 
 
 def decode(payload: str) -> Event:
-    """The event that `encode` wrote. Raises `ValueError` when `payload` is not one."""
-    return _ADAPTER.validate_python(json.loads(payload))
+    """The event that `encode` wrote. Raises `ValueError` when `payload` is not one.
+
+    pydantic's parser takes half the time of Python's; what only Python's reads, half a character for one, is read by that.
+    """
+    try:
+        return _ADAPTER.validate_json(payload)
+    except ValidationError:
+        return _ADAPTER.validate_python(json.loads(payload))

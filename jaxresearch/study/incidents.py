@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from jaxresearch.execution.base import TraceFailure
 from jaxresearch.experiment import FailedRun, Verdict
 from jaxresearch.proposal import EditError, Proposal, checked_path
-from jaxresearch.statistics.noise import pooled_sd
 from jaxresearch.study.events import (
     Approval,
     Checked,
@@ -186,7 +185,7 @@ def _in_decision(history: History, event: Decided) -> Iterator[_Facts]:
         yield IncidentKind.FAILED_PREDICTION, "confidence", detail, entry.llm, event.number
     if proposal.predicted_bpb is None or proposal.predicted_bpb >= 0 or event.difference <= 0:
         return
-    if event.difference > 2 * pooled_sd(each.spread for each in history.entries):
+    if event.difference > 2 * (history.spread + entry.spread).sd_bpb:
         detail = (
             f"experiment {event.number} was to move val_bpb by {proposal.predicted_bpb:+.4f}: {event.difference:+.4f}"
         )
