@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from jaxresearch.cli.common import Output, output_options
+from jaxresearch.cli.uncollected import uncollected
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.files import write_whole
 
@@ -19,6 +20,7 @@ from jaxresearch.files import write_whole
 )
 @click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Its chart too, as .svg, .png or .pdf.")
 @output_options
+@uncollected()
 def report(folder: Path, out: Path | None, figure: Path | None, output: Output) -> None:
     """Write a study as one HTML page that needs nothing else: charts, diffs, verdicts, costs, integrity.
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.cli.live import outcome_text, score_text
+from jaxresearch.cli.uncollected import uncollected
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, RunOutcome, Verdict
 from jaxresearch.report.timeline import Spending, spending
@@ -38,6 +39,7 @@ _STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim",
 @click.command(epilog="Example: jaxresearch status studies/mine --json")
 @click.argument("study", type=click.Path(path_type=Path))
 @output_options
+@uncollected()
 def status(study: Path, output: Output) -> None:
     """Where a study stands, and whether something is at work on it."""
     opened = Study.open(study)
@@ -60,6 +62,7 @@ def status(study: Path, output: Output) -> None:
 @click.argument("study", type=click.Path(path_type=Path))
 @click.argument("experiment", type=click.IntRange(0), required=False)
 @output_options
+@uncollected()
 def show(study: Path, experiment: int | None, output: Output) -> None:
     """One experiment: verdict and why, hypothesis, runs, audits, diff. Without a number, all of them in a table."""
     opened = Study.open(study)
