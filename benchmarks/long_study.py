@@ -15,8 +15,7 @@ recorded     characters of all requests of one proposal, tool answers included, 
 ledger_mb    of its files, the write-ahead log among them
 rss_mb       resident memory of this process: must not grow
 
-Then, on the finished study: seconds of `jaxresearch status` and of `jaxresearch report`, each a process of its own, by the
-clock and of the processor.
+Then, on the finished study, what benchmarks/looking.py measures.
 """
 
 from __future__ import annotations
@@ -27,8 +26,6 @@ import hashlib
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -140,17 +137,9 @@ def _row(study: Study, first: int, last: int) -> dict[str, float]:
     }
 
 
-def looking_in(folder: Path) -> dict[str, tuple[float, float]]:
-    """Seconds that the commands take which only read: by the clock, and of the processor."""
-    seconds = {}
-    for command in (["status", str(folder), "--json"], ["report", str(folder), "-o", str(folder / "report.html")]):
-        began, spent = time.monotonic(), _cpu_seconds()
-        subprocess.run([sys.executable, "-m", "jaxresearch", *command], check=True, stdout=subprocess.DEVNULL)
-        seconds[command[0]] = (time.monotonic() - began, _cpu_seconds() - spent)
-    return seconds
-
-
 def main() -> None:
+    from looking import look, table  # beside this file, where Python looks when it is run
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategy", default="greedy")
     parser.add_argument("--experiments", type=int, default=1000)
@@ -161,8 +150,7 @@ def main() -> None:
                 print("".join(f"{name:>12}" for name in row))
             line = (f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12}" for value in row.values())
             print("".join(line), flush=True)
-        seconds = looking_in(Path(folder) / "study")
-    print(*(f"{name}: {clock:.2f} s, {cpu:.2f} s of the processor" for name, (clock, cpu) in seconds.items()), sep="\n")
+        print(table(look(Path(folder) / "study")))
 
 
 if __name__ == "__main__":

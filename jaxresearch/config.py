@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from yaml import MarkedYAMLError, YAMLError
 
@@ -352,6 +350,9 @@ def load_config(
     Overrides are YAML. Options are values as they are, by dotted key: a path may hold what means something in YAML.
     Raises `ConfigurationError` that names the offending key.
     """
+    from omegaconf import DictConfig, OmegaConf  # here: most commands read no such file
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         base = OmegaConf.load(file) if file is not None else OmegaConf.create({})
     except FileNotFoundError:

@@ -11,6 +11,7 @@ import traceback
 import click
 
 import jaxresearch
+from jaxresearch.cli.uncollected import uncollected
 from jaxresearch.errors import JaxresearchError
 
 _COMMANDS = {
@@ -51,7 +52,8 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        return getattr(importlib.import_module(f"jaxresearch.cli.{_COMMANDS[cmd_name]}"), cmd_name)
+        with uncollected():
+            return getattr(importlib.import_module(f"jaxresearch.cli.{_COMMANDS[cmd_name]}"), cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Every command with the whole first sentence of its help, on several lines where it is long."""

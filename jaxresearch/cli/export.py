@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from jaxresearch.cli.common import Output, output_options
+from jaxresearch.cli.uncollected import uncollected
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.files import write_whole
 
@@ -29,6 +30,7 @@ _FORMATS = ["tsv", "json", "jsonl", "patch", "branch"]
 )
 @click.option("--branch", metavar="NAME", help="Of branch: its name.  [default: jaxresearch/STUDY-N]")
 @output_options
+@uncollected()
 def export(
     study: Path,
     kind: str,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from jaxresearch.cli.common import Output, output_options
+from jaxresearch.cli.uncollected import uncollected
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.files import write_whole
 
@@ -19,13 +20,14 @@ from jaxresearch.files import write_whole
 )
 @click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Its chart too, as .svg, .png or .pdf.")
 @output_options
+@uncollected()
 def report(folder: Path, out: Path | None, figure: Path | None, output: Output) -> None:
     """Write a study as one HTML page that needs nothing else: charts, diffs, verdicts, costs, integrity.
 
     Of a tournament: best-so-far curves with bands over experiments, accelerator time and dollars, and the contrasts.
     """
     from jaxresearch.report.figure import check_figure
-    from jaxresearch.tournament.tournament import PLAN_FILE
+    from jaxresearch.tournament.plan import PLAN_FILE
 
     if figure is not None:
         check_figure(figure)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.cli.live import outcome_text, score_text
+from jaxresearch.cli.uncollected import uncollected
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, RunOutcome, Verdict
 from jaxresearch.report.timeline import Spending, spending
@@ -31,12 +32,14 @@ from jaxresearch.study.study import Study
 from jaxresearch.study.summary import expected_false_keeps, is_simpler, status_object
 from jaxresearch.text import clean, one_line
 
+_ALIGNED = ("{:>{}}", "{:>{}}", "{:>{}}", "{:>{}}", "{:<{}}")
 _STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim", None: "yellow"}
 
 
 @click.command(epilog="Example: jaxresearch status studies/mine --json")
 @click.argument("study", type=click.Path(path_type=Path))
 @output_options
+@uncollected()
 def status(study: Path, output: Output) -> None:
     """Where a study stands, and whether something is at work on it."""
     opened = Study.open(study)
@@ -52,13 +55,14 @@ def status(study: Path, output: Output) -> None:
         for line in f"now        {alive.said}".splitlines():
             _print_line(console, line, 11)
 
-    output.result({**status_object(history, str(study)), **alive.facts}, show)
+    output.result({**status_object(history, str(study)), **alive.facts} if output.as_json else {}, show)
 
 
 @click.command(epilog="Example: jaxresearch show studies/mine 3")
 @click.argument("study", type=click.Path(path_type=Path))
 @click.argument("experiment", type=click.IntRange(0), required=False)
 @output_options
+@uncollected()
 def show(study: Path, experiment: int | None, output: Output) -> None:
     """One experiment: verdict and why, hypothesis, runs, audits, diff. Without a number, all of them in a table."""
     opened = Study.open(study)
@@ -83,32 +87,37 @@ def show(study: Path, experiment: int | None, output: Output) -> None:
 
 def print_study(console: Console, history: History, folder: Path) -> None:
     """The table of experiments, what it came to, and the commands to go on."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("#", justify="right")
-    table.add_column("val_bpb", justify="right", no_wrap=True)
-    table.add_column("change", justify="right", no_wrap=True)
-    table.add_column("runs", justify="right")
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("what was tried", ratio=1)
-    for entry in history.entries:
-        experiment = entry.experiment
-        style = _STYLES.get(experiment.verdict, "red")
-        difference = entry.decision.difference if entry.decision is not None else None
-        table.add_row(
-            str(experiment.number),
-            f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-",
-            f"{difference:+.4f}" if difference is not None else "",
-            str(len(experiment.runs)),
-            _verdict_text(history, experiment),
-            Text(one_line(experiment.title, 160)),
-            style=style,
-        )
-    console.print(table)
+    console.print(_table(history))
     for line in _conclusion(history):
         _print_line(console, line, 11)
     console.print()
     for command, purpose in _next_commands(history, folder):
         _print_line(console, f"{command}   {purpose}", len(command) + 3)
+
+
+def _table(history: History) -> Table:
+    """A row for each experiment. Its figures are aligned here, as one cell: rich takes its time for every cell."""
+    facts = [("#", "val_bpb", "change", "runs", "verdict"), *(_figures(history, entry) for entry in history.entries)]
+    widths = [max(map(len, column)) for column in zip(*facts, strict=True)]
+    head, *rows = (Text("  ".join(map(str.format, _ALIGNED, row, widths))) for row in facts)
+    columns = Column(head, width=len(head), no_wrap=True), Column("what was tried", ratio=1)
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for entry, row in zip(history.entries, rows, strict=True):
+        table.add_row(row, Text(one_line(entry.experiment.title, 160)), style=_STYLES.get(entry.verdict, "red"))
+    return table
+
+
+def _figures(history: History, entry: Entry) -> tuple[str, ...]:
+    experiment = entry.experiment
+    val_bpb = experiment.val_bpb
+    difference = entry.decision.difference if entry.decision is not None else None
+    return (
+        str(experiment.number),
+        f"{val_bpb:.4f}" if val_bpb is not None else "-",
+        f"{difference:+.4f}" if difference is not None else "",
+        str(len(experiment.runs)),
+        _verdict_text(history, experiment),
+    )
 
 
 def _next_commands(history: History, folder: Path) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,7 @@ from jaxresearch.study.cuts import cuts
 from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.history import Entry, History, fold
 from jaxresearch.study.layout import StudyLayout
-from jaxresearch.study.ledger import Ledger
+from jaxresearch.study.ledger import Ledger, StoredEvent
 from jaxresearch.study.pairing import contest_scores
 from jaxresearch.study.selection import corrected_gain_bpb
 from jaxresearch.study.summary import expected_false_keeps, repairs
@@ -103,11 +103,12 @@ class StudyReader:
         self.ledger.close()
 
     def _first(self) -> History:
-        events = []
-        for stored in self.ledger.read():
-            self.timeline.apply(stored)
-            events.append(stored)
-        return fold(events)
+        return fold(map(self._in_time, self.ledger.read()))
+
+    def _in_time(self, stored: StoredEvent) -> StoredEvent:
+        """`stored`, once the timeline has it: the ledger is read once, and never held whole."""
+        self.timeline.apply(stored)
+        return stored
 
     def _anchored(self) -> tuple[bool, int]:
         """Whether the file is whole and has all anchors in it. Its chain was checked as it was read, and is not again."""

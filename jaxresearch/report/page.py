@@ -113,19 +113,16 @@ def detail_data(experiment: ExperimentRecord, *, diff_limit: int = 60_000, point
         "expected_effect config reason compared_with commit program failure traceback trace_seconds proposed_at "
         "decided_at llm_calls llm_tokens command quarantine llm predicted_bpb confidence"
     ).split()
-    detail = experiment.model_dump(mode="json", include=set(wanted))
-    return _rounded(
-        {
-            **detail,
-            "hypothesis": _cut(experiment.hypothesis, TEXT_LIMIT),
-            "expected_effect": _cut(experiment.expected_effect, TEXT_LIMIT),
-            "reason": _cut(experiment.reason, TEXT_LIMIT),
-            "failure": _cut(experiment.failure, TEXT_LIMIT),
-            "traceback": experiment.traceback[-TRACEBACK_LIMIT:],
-            "diff": _cut(experiment.diff, diff_limit),
-            "runs": [_run_data(run, points) for run in experiment.runs],
-        }
-    )
+    return {
+        **_rounded(experiment.model_dump(mode="json", include=set(wanted))),
+        "hypothesis": _cut(experiment.hypothesis, TEXT_LIMIT),
+        "expected_effect": _cut(experiment.expected_effect, TEXT_LIMIT),
+        "reason": _cut(experiment.reason, TEXT_LIMIT),
+        "failure": _cut(experiment.failure, TEXT_LIMIT),
+        "traceback": experiment.traceback[-TRACEBACK_LIMIT:],
+        "diff": _cut(experiment.diff, diff_limit),
+        "runs": [_run_data(run, points) for run in experiment.runs],
+    }
 
 
 def search_text(experiment: ExperimentRecord) -> str:
@@ -146,7 +143,8 @@ def _run_data(run: RunRecord, points: int) -> dict[str, Any]:
     facts |= {"checkpoint": run.checkpoint[:19]} if run.checkpoint else {}
     audits = [audit.model_dump(mode="json") for audit in run.audits]
     more = {"reason": _cut(run.reason, TEXT_LIMIT), "traceback": run.traceback[-TRACEBACK_LIMIT:], "audits": audits}
-    return {**facts, **{key: value for key, value in more.items() if value}, "curve": _thinned(run.curve, points)}
+    facts = _rounded({**facts, **{key: value for key, value in more.items() if value}})
+    return {**facts, "curve": _thinned(run.curve, points)}
 
 
 def _thinned(curve: Iterable[tuple[float | None, float | None]], points: int) -> list[float]:
@@ -155,20 +153,25 @@ def _thinned(curve: Iterable[tuple[float | None, float | None]], points: int) ->
     if len(whole) > points:
         last = len(whole) - 1
         whole = [whole[round(at * last / (points - 1))] for at in range(points)]
-    return [number for x, y in whole for number in (round(x * 1000), round(y, 3))]
+    return [number for x, y in whole for number in (round(x * 1000), _short(round(y, 3)))]
 
 
 def _rounded(value: Any) -> Any:
-    """`value` with floats of six significant digits: a page needs no more, and is a third smaller."""
+    """`value` with all its floats short."""
     match value:
         case float():
-            return value if abs(value) > 1e6 else float(f"{value:.6g}")
+            return _short(value)
         case dict():
             return {key: _rounded(each) for key, each in value.items()}
         case list():
             return [_rounded(each) for each in value]
         case _:
             return value
+
+
+def _short(number: float) -> float:
+    """Six significant digits: a page needs no more, and is a third smaller."""
+    return number if abs(number) > 1e6 else float(f"{number:.6g}")
 
 
 def _cut(text: str, limit: int) -> str:

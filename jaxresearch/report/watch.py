@@ -18,7 +18,7 @@ from jaxresearch.report.page import detail_data, row_data, search_text, study_da
 from jaxresearch.study.heartbeat import runs_on_their_way
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.text import one_line
-from jaxresearch.tournament.tournament import PLAN_FILE
+from jaxresearch.tournament.plan import PLAN_FILE
 
 DEPTH = 3
 """How far below the folder a study may lie."""

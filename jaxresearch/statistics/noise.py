@@ -45,17 +45,31 @@ def noise_floor(groups: Iterable[Sequence[float]], *, confidence: float = 0.95) 
     return _estimate(_within(samples) / degrees, degrees, confidence)
 
 
-def spread(scores: Scores) -> tuple[float, int]:
-    """Sum of squares of one experiment's scores about their mean, and its degrees of freedom; (0, 0) below two scores."""
-    return (_within([np.array(list(scores.values()))]), len(scores) - 1) if len(scores) >= 2 else (0.0, 0)
+@dataclass(frozen=True)
+class Spread:
+    """Squares of scores about the mean of their experiment, in squared bits per byte, and their degrees of freedom.
+
+    Those of several experiments add up to what is pooled over them.
+    """
+
+    squares: float = 0.0
+    degrees_of_freedom: int = 0
+
+    def __add__(self, other: Spread) -> Spread:
+        return Spread(self.squares + other.squares, self.degrees_of_freedom + other.degrees_of_freedom)
+
+    def __sub__(self, other: Spread) -> Spread:
+        return Spread(self.squares - other.squares, self.degrees_of_freedom - other.degrees_of_freedom)
+
+    @property
+    def sd_bpb(self) -> float:
+        """The `sd_bpb` of `seed_noise` alone; 0 where nothing ran twice."""
+        return math.sqrt(self.squares / self.degrees_of_freedom) if self.degrees_of_freedom else 0.0
 
 
-def pooled_sd(spreads: Iterable[tuple[float, int]]) -> float:
-    """The `sd_bpb` of `seed_noise` alone, from the `spread` of each experiment; 0 where nothing ran twice."""
-    squares, degrees = 0.0, 0
-    for of_one, free in spreads:
-        squares, degrees = squares + of_one, degrees + free
-    return math.sqrt(squares / degrees) if degrees else 0.0
+def spread(scores: Scores) -> Spread:
+    """That of one experiment: of nothing, below two scores."""
+    return Spread(_within([np.array(list(scores.values()))]), len(scores) - 1) if len(scores) >= 2 else Spread()
 
 
 def seed_noise(experiments: Sequence[Mapping[int, float]], *, confidence: float = 0.95) -> NoiseFloor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.execution.base import TracedCandidate, TraceFailure
@@ -362,6 +362,12 @@ def encode(event: Event) -> str:
     return json.dumps(event.model_dump(), sort_keys=True, separators=(",", ":"))
 
 
-def decode(payload: str) -> Event:
-    """The event that `encode` wrote. Raises `ValueError` when `payload` is not one."""
-    return _ADAPTER.validate_python(json.loads(payload))
+def decode(payload: str | bytes) -> Event:
+    """The event that `encode` wrote. Raises `ValueError` when `payload` is not one.
+
+    pydantic's parser takes half the time of Python's; what only Python's reads, half a character for one, is read by that.
+    """
+    try:
+        return _ADAPTER.validate_json(payload)
+    except ValidationError:
+        return _ADAPTER.validate_python(json.loads(payload))

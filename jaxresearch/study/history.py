@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
-from jaxresearch.statistics.noise import NoiseFloor, seed_noise, spread
+from jaxresearch.statistics.noise import NoiseFloor, Spread, seed_noise, spread
 from jaxresearch.study.costs import Costs
 from jaxresearch.study.events import (
     Approval,
@@ -88,10 +87,10 @@ class Entry:
         held = self.quarantine is None or self.verdict in (None, Verdict.KEEP)
         return held and self.verdict is not Verdict.INVALID
 
-    @cached_property
-    def spread(self) -> tuple[float, int]:
-        """`spread` of its scores as far as they are believed. Kept, for every later verdict adds up that of all entries."""
-        return spread(self.experiment.scores if self.believed else {})
+    @property
+    def spread(self) -> Spread:
+        """Of its scores, as far as they are believed."""
+        return spread(self.experiment.scores) if self.believed else Spread()
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class History:
     approvals: a person's answers, by fingerprint of the sources. round_began, anchor: seq and hash of the event that
     opened the last round. incidents: all of them; those from `incidents_mark` on count towards the limit.
     caps: where a session set others than the settings. trained: runs of the search that were trained to an outcome; what
-    the infrastructure lost is none.
+    the infrastructure lost is none. spread: of all entries with a verdict together.
     """
 
     created: StudyCreated
@@ -156,6 +155,7 @@ class History:
     caps: SessionStarted | None = None
     trials: tuple[Trial, ...] = ()
     trained: int = 0
+    spread: Spread = field(default_factory=Spread)
 
     @property
     def config(self) -> StudyConfig:
@@ -290,12 +290,12 @@ class History:
         """The history one event later. Raises `JaxresearchError` when the event cannot follow."""
         between = isinstance(stored.event, SessionStarted | TestOpened | TestScored | TrialOpened | TrialEvent)
         elapsed = 0.0 if between else max(0.0, stored.time - self.time)
-        costs = replace(self.costs, wall_seconds=self.costs.wall_seconds + elapsed)
+        costs = moved(self.costs, wall_seconds=self.costs.wall_seconds + elapsed)
         try:
             found = incidents_of(self, stored)
             incidents = (*self.incidents, *found) if found else self.incidents
-            moved = self._moved(seq=stored.seq, head=stored.hash, time=stored.time, costs=costs, incidents=incidents)
-            return moved._with(stored)
+            told = moved(self, seq=stored.seq, head=stored.hash, time=stored.time, costs=costs, incidents=incidents)
+            return told._with(stored)
         except IndexError:
             raise JaxresearchError(f"Event {stored.seq} speaks of an experiment that does not exist.") from None
 
@@ -307,13 +307,13 @@ class History:
             case SessionStarted():
                 return self._with_session(event)
             case ProposalRequested():
-                return self._moved(request=event, checks=(), calls=(), round_began=stored.seq, anchor=stored.hash)
+                return moved(self, request=event, checks=(), calls=(), round_began=stored.seq, anchor=stored.hash)
             case LLMCalled():
                 return self._with_call(event)
             case Checked():
-                return self._moved(checks=(*self.checks, event), traces=self._traces_with(event.tree, event.trace))
+                return moved(self, checks=(*self.checks, event), traces=self._traces_with(event.tree, event.trace))
             case Approval():
-                return self._moved(approvals={**self.approvals, event.sources: event})
+                return moved(self, approvals={**self.approvals, event.sources: event})
             case ProposalFailed():
                 return self._with_failed_proposal(event)
             case Proposed():
@@ -331,19 +331,19 @@ class History:
             case Decided():
                 return self._with_decision(event)
             case TestOpened():
-                return self._moved(openings=(*self.openings, Opening(event)))
+                return moved(self, openings=(*self.openings, Opening(event)))
             case TestScored():
                 *before, last = self.openings
                 outcomes = (*last.outcomes, (event.number, event.outcome))
-                return self._moved(openings=(*before, replace(last, outcomes=outcomes)))
+                return moved(self, openings=(*before, replace(last, outcomes=outcomes)))
             case TrialOpened():
-                return self._moved(trials=(*self.trials, Trial(event)))
+                return moved(self, trials=(*self.trials, Trial(event)))
             case TrialTraced() | TrialRun() | TrialJudged() | TrialClosed():
                 *done, open_trial = self.trials
-                return self._moved(trials=(*done, open_trial.apply(event)))
+                return moved(self, trials=(*done, open_trial.apply(event)))
             case Stopped():
                 mark = len(self.incidents) if event.incidents else self.incidents_mark
-                return self._moved(stopped=event, incidents_mark=mark)
+                return moved(self, stopped=event, incidents_mark=mark)
             case _:
                 assert_never(event)
 
@@ -351,7 +351,8 @@ class History:
         before = {name: getattr(self.caps, name) for name in CAPS} if self.caps is not None else {}
         given = {name: getattr(event, name) for name in CAPS if getattr(event, name) is not None}
         entries = tuple(replace(entry, running=None, faults=()) for entry in self.entries)
-        return self._moved(
+        return moved(
+            self,
             entries=entries,
             sessions=self.sessions + 1,
             stopped=None,
@@ -361,10 +362,11 @@ class History:
         )
 
     def _with_call(self, event: LLMCalled) -> History:
-        return self._moved(costs=self.costs.with_call(event), calls=(*self.calls, event))
+        return moved(self, costs=self.costs.with_call(event), calls=(*self.calls, event))
 
     def _with_failed_proposal(self, event: ProposalFailed) -> History:
-        return self._moved(
+        return moved(
+            self,
             rounds=event.round + 1,
             request=None,
             checks=(),
@@ -378,7 +380,8 @@ class History:
         if event.number != len(self.entries):
             raise JaxresearchError(f"Event {stored.seq} proposes experiment {event.number} out of turn.")
         experiment = Experiment(number=event.number, parent=event.proposal.parent, proposal=event.proposal)
-        return self._moved(
+        return moved(
+            self,
             entries=(*self.entries, Entry(experiment, stored.time, stored.hash, llm=self.asked_llm)),
             rounds=event.round + 1,
             request=None,
@@ -393,23 +396,35 @@ class History:
         if isinstance(outcome, TracedCandidate):
             program, key = outcome.program, identity_of(outcome, self.created, ANY_SEED)
         elif outcome.verdict is Verdict.INFRASTRUCTURE:
-            return self._published(event.number, commit=event.commit)._with_fault(event.number, outcome.reason)
-        moved = self._changed(event.number, trace=outcome, tree=event.tree, key=key, size=event.size, faults=())
-        moved = moved._published(event.number, commit=event.commit, program=program)
-        return moved._moved(traces=self._traces_with(event.tree, outcome))
+            experiment = self._published(event.number, commit=event.commit)
+            return self._changed(event.number, experiment=experiment)._with_fault(event.number, outcome.reason)
+        traced = self._changed(
+            event.number,
+            experiment=self._published(event.number, commit=event.commit, program=program),
+            trace=outcome,
+            tree=event.tree,
+            key=key,
+            size=event.size,
+            faults=(),
+        )
+        return moved(traced, traces=self._traces_with(event.tree, outcome))
 
     def _with_run(self, event: RunFinished) -> History:
-        outcome = event.outcome
-        moved = self._changed(event.number, running=None)
-        if event.shared_from is None:
-            moved = moved._moved(costs=moved.costs.with_run(outcome))
+        entry, outcome, own = self.entries[event.number], event.outcome, event.shared_from is None
+        costs = self.costs.with_run(outcome) if own else self.costs
         if isinstance(outcome, FailedRun) and outcome.verdict is Verdict.INFRASTRUCTURE:
-            return moved._with_fault(event.number, outcome.reason)
-        entry = self.entries[event.number]
-        place, runs = self._place_of(event), (*entry.experiment.runs, outcome)
-        moved = replace(moved, trained=self.trained + (event.shared_from is None))
-        moved = moved._changed(event.number, faults=(), places=(*entry.places, place))
-        return moved._published(event.number, runs=runs)
+            return moved(self._changed(event.number, running=None), costs=costs)._with_fault(
+                event.number, outcome.reason
+            )
+        ran = self._changed(
+            event.number,
+            experiment=self._published(event.number, runs=(*entry.experiment.runs, outcome)),
+            running=None,
+            faults=(),
+            places=(*entry.places, self._place_of(event)),
+        )
+        more = ran.entries[event.number].spread - entry.spread if entry.verdict is not None else Spread()
+        return moved(ran, costs=costs, trained=self.trained + own, spread=self.spread + more)
 
     def _place_of(self, event: RunFinished) -> int:
         if event.shared_from is None:
@@ -420,16 +435,18 @@ class History:
 
     def _with_discarded(self, event: RunDiscarded) -> History:
         seconds = self.costs.discarded_seconds + event.accelerator_seconds
-        return self._moved(costs=replace(self.costs, discarded_seconds=seconds))
+        return moved(self, costs=moved(self.costs, discarded_seconds=seconds))
 
     def _with_decision(self, event: Decided) -> History:
         lost = event.verdict is Verdict.INFRASTRUCTURE
-        moved = self._changed(event.number, decision=event)
-        moved = moved._published(event.number, verdict=event.verdict, reason=event.reason)
-        moved = moved._changed(self.incumbent_number, faults=())._changed(self.reference_number, faults=())
+        experiment = self._published(event.number, verdict=event.verdict, reason=event.reason)
+        decided = self._changed(event.number, experiment=experiment, decision=event)
+        decided = decided._without_faults(self.incumbent_number)._without_faults(self.reference_number)
         kept = event.verdict is Verdict.KEEP
         best = event.number if event.reference is None else event.reference
-        return moved._moved(
+        return moved(
+            decided,
+            spread=self.spread + decided.entries[event.number].spread,
             incumbent_number=event.number if kept else self.incumbent_number,
             reference_number=best if kept else self.reference_number,
             infrastructure_streak=self.infrastructure_streak + 1 if lost else 0,
@@ -438,6 +455,9 @@ class History:
     def _with_fault(self, number: int, reason: str) -> History:
         return self._changed(number, faults=(*self.entries[number].faults, reason))
 
+    def _without_faults(self, number: int) -> History:
+        return self._changed(number, faults=()) if self.entries[number].faults else self
+
     def _traces_with(self, tree: str, outcome: TraceOutcome | None) -> Mapping[str, TraceOutcome]:
         """What is worth remembering: a timeout or an infrastructure failure might end otherwise the next time."""
         passing = not isinstance(outcome, TracedCandidate) and (
@@ -445,18 +465,22 @@ class History:
         )
         return self.traces if passing or not tree or outcome is None else {**self.traces, tree: outcome}
 
-    def _moved(self, **changes: Any) -> History:
-        """`dataclasses.replace`, which asks every field of a class in turn: most of the time that a long ledger took."""
-        moved = object.__new__(History)
-        vars(moved).update(vars(self), **changes)
-        return moved
-
     def _changed(self, number: int, **changes: object) -> History:
-        entry = replace(self.entries[number], **changes)
-        return self._moved(entries=(*self.entries[:number], entry, *self.entries[number + 1 :]))
+        entry = moved(self.entries[number], **changes)
+        return moved(self, entries=(*self.entries[:number], entry, *self.entries[number + 1 :]))
 
-    def _published(self, number: int, **changes: object) -> History:
-        return self._changed(number, experiment=self.entries[number].experiment.model_copy(update=changes))
+    def _published(self, number: int, **changes: object) -> Experiment:
+        return self.entries[number].experiment.model_copy(update=changes)
+
+
+_Data = TypeVar("_Data")
+
+
+def moved(data: _Data, **changes: Any) -> _Data:
+    """`dataclasses.replace`, which asks every field of a class in turn: most of the time that a long ledger took."""
+    found = object.__new__(type(data))
+    vars(found).update(vars(data), **changes)
+    return found
 
 
 def fold(events: Iterable[StoredEvent]) -> History:

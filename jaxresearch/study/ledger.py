@@ -19,9 +19,9 @@ from jaxresearch.study.events import READABLE_VERSIONS, SCHEMA_VERSION, Event, d
 GENESIS = "0" * 64
 """Stands where the first event's predecessor would."""
 _PACKED_ABOVE = 2000
-"""Characters. Longer payloads are kept as zlib's bytes: what the model was sent fills a ledger, and repeats itself."""
+"""Bytes. Longer payloads are kept as zlib's bytes: what the model was sent fills a ledger, and repeats itself."""
 _LONGEST_PAYLOAD = 2**28
-"""Characters that a payload may unpack to: more than any event has, and no more than memory."""
+"""Bytes that a payload may unpack to: more than any event has, and no more than memory."""
 
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -104,9 +104,9 @@ class Ledger:
         with _clear_errors(self._path), self._transaction():
             seq, head = self._last()
             for event in events:
-                payload, now = encode(event), self._clock()
+                payload, now = encode(event).encode(), self._clock()
                 seq, head = seq + 1, _chain(head, event.kind, now, payload)
-                row = (seq, now, event.kind, _packed(payload) if self._packs else payload, head)
+                row = (seq, now, event.kind, _packed(payload) if self._packs else payload.decode(), head)
                 self._connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", row)
                 stored.append(StoredEvent(seq, now, head, event))
         return tuple(stored)
@@ -184,7 +184,7 @@ class Ledger:
         query = "SELECT seq, time, kind, payload, hash FROM events WHERE seq > ? ORDER BY seq"
         return self._connection.execute(query, (after,))
 
-    def _decoded(self, seq: int, kind: str, payload: str) -> Event:
+    def _decoded(self, seq: int, kind: str, payload: bytes) -> Event:
         try:
             return decode(payload)
         except ValueError as error:
@@ -213,24 +213,26 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, timeout=30)
 
 
-def _packed(payload: str) -> str | bytes:
-    return zlib.compress(payload.encode()) if len(payload) > _PACKED_ABOVE else payload
+def _packed(payload: bytes) -> str | bytes:
+    return zlib.compress(payload) if len(payload) > _PACKED_ABOVE else payload.decode()
 
 
-def _unpacked(payload: str | bytes) -> str | None:
+def _unpacked(payload: str | bytes) -> bytes | None:
     """The payload as it was hashed; None for bytes that were never packed so."""
     if isinstance(payload, str):
-        return payload
+        return payload.encode()
     unpacking = zlib.decompressobj()
     try:
-        text = unpacking.decompress(payload, _LONGEST_PAYLOAD).decode()
-    except (zlib.error, UnicodeDecodeError, TypeError):
+        whole = unpacking.decompress(payload, _LONGEST_PAYLOAD)
+    except (zlib.error, TypeError):
         return None
-    return text if unpacking.eof and not unpacking.unused_data else None
+    return whole if unpacking.eof and not unpacking.unused_data else None
 
 
-def _chain(previous: str, kind: str, at: float, payload: str) -> str:
-    return hashlib.sha256("\n".join((previous, kind, repr(at), payload)).encode()).hexdigest()
+def _chain(previous: str, kind: str, at: float, payload: bytes) -> str:
+    digest = hashlib.sha256(f"{previous}\n{kind}\n{at!r}\n".encode())
+    digest.update(payload)  # on its own: it may be long, and is not copied so
+    return digest.hexdigest()
 
 
 @contextmanager

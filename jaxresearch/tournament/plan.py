@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from jaxresearch.config import StudyConfig, TournamentConfig
 from jaxresearch.errors import ConfigurationError
 
+PLAN_FILE = "tournament.json"
+"""In the folder of a tournament, which is known by it."""
 CONTROLS = ("independent", "random_search")
 UNCAPPED_EXPERIMENTS = 1_000_000
 SEEDS_PER_REPEAT, FIRST_FRESH_SEED = 1000, 500

@@ -30,10 +30,8 @@ from jaxresearch.study.steps import MAX_FAILED_PROPOSALS
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.study import Study
 from jaxresearch.study.view import ModelFactory
-from jaxresearch.tournament.plan import Arm, fresh_seeds, study_config
+from jaxresearch.tournament.plan import PLAN_FILE, Arm, fresh_seeds, study_config
 from jaxresearch.tournament.shared import SharedRuns
-
-PLAN_FILE = "tournament.json"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from synthetic import StudyMaker, append, make_study
 from jaxresearch.report.build import StudyReader, read_record
 from jaxresearch.report.dashboard import _since
 from jaxresearch.report.watch import Watcher
+from jaxresearch.statistics.noise import Spread
 from jaxresearch.study import events as study_events
 from jaxresearch.study import history as study_history
 from jaxresearch.study import ledger as study_ledger
@@ -156,7 +157,7 @@ def test_a_record_knows_a_ledger_that_lost_its_end(tmp_path: Path):
 def test_verdicts_do_not_look_through_all_experiments(study: Path, monkeypatch: pytest.MonkeyPatch):
     looked = 0
 
-    def counting(scores: dict[int, float]) -> tuple[float, int]:
+    def counting(scores: dict[int, float]) -> Spread:
         nonlocal looked
         looked += 1
         return spread(scores)
@@ -166,3 +167,6 @@ def test_verdicts_do_not_look_through_all_experiments(study: Path, monkeypatch: 
     reader = StudyReader(study)
     reader.close()
     assert 0 < looked <= reader.history.seq
+    decided = [entry.spread for entry in reader.history.entries if entry.verdict is not None]
+    assert reader.history.spread.degrees_of_freedom == sum(each.degrees_of_freedom for each in decided) > 0
+    assert reader.history.spread.squares == pytest.approx(sum(each.squares for each in decided))

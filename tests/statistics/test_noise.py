@@ -7,12 +7,12 @@ import pytest
 from scipy import stats
 
 from jaxresearch.statistics.noise import (
+    Spread,
     _estimate,
     _shared,
     correlation,
     noise_floor,
     pair_noise,
-    pooled_sd,
     seed_noise,
     spread,
 )
@@ -108,8 +108,8 @@ def test_the_quick_deviation_is_that_of_the_noise():
     rows = study(np.random.default_rng(6), 0.01, 0.002)
     noise = seed_noise(rows)
     assert noise is not None
-    assert pooled_sd(map(spread, rows)) == pytest.approx(noise.sd_bpb, rel=1e-12)
-    assert pooled_sd([]) == pooled_sd([spread({0: 1.0})]) == 0.0
+    assert sum(map(spread, rows), Spread()).sd_bpb == pytest.approx(noise.sd_bpb, rel=1e-12)
+    assert Spread().sd_bpb == spread({0: 1.0}).sd_bpb == 0.0
 
 
 def test_the_interval_is_that_of_the_chi_square_distribution():

@@ -11,7 +11,7 @@ from fakes import Bench, FakeExecutor, FakeModel, Scripted, completed, config, g
 
 from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate
 from jaxresearch.experiment import FailedRun, RunOutcome, Verdict
-from jaxresearch.statistics.noise import pair_noise
+from jaxresearch.statistics.noise import pair_noise, seed_noise
 from jaxresearch.study.evidence import contest_noise, study_pair_noise
 from jaxresearch.study.study import Study
 
@@ -48,6 +48,8 @@ def test_the_incumbent_runs_again_where_pairs_need_it(tmp_path: Path):
     assert len(contender.runs) > 3
     assert list(baseline.scores) == list(contender.scores)
     assert study.verify() == study.history.seq
+    pooled = seed_noise([experiment.scores for experiment in study.history.experiments])
+    assert study.history.spread.sd_bpb == pytest.approx(pooled.sd_bpb), "with what it ran after its verdict"
 
 
 def test_a_seed_on_which_the_incumbent_fails_is_passed_over(tmp_path: Path):

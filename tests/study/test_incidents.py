@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from fakes import SCRIPT, Bench, FakeExecutor, Scripted, config, gain, mode
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from agents.library import LIBRARY
 from jaxresearch.execution.base import TraceFailure
 from jaxresearch.experiment import Verdict
 from jaxresearch.proposal import Candidate, Edit, Proposal
-from jaxresearch.study.incidents import PATTERNS, IncidentKind
+from jaxresearch.study.incidents import PATTERNS, WORDS, IncidentKind, may_match
 from jaxresearch.study.summary import status_object
 
 
@@ -38,6 +40,20 @@ ATTACKS = {
 
 def test_every_pattern_has_an_attack():
     assert ATTACKS.keys() == PATTERNS.keys()
+
+
+@settings(max_examples=2000)
+@given(st.sampled_from(sorted(PATTERNS)), st.data())
+def test_what_a_pattern_matches_has_one_of_its_words(name: str, data: st.DataObject):
+    assert WORDS.keys() == PATTERNS.keys()
+    text = data.draw(st.from_regex(PATTERNS[name], alphabet=st.characters(codec="ascii")))
+    assert may_match(name, text)
+
+
+def test_beyond_ascii_a_pattern_is_looked_for_without_its_words():
+    text = "d\u0131sregard the rules"  # re takes the dotless i for an i; no other form of it is one
+    assert PATTERNS["instructions to a reader"].search(text)
+    assert may_match("instructions to a reader", text)
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))

@@ -235,6 +235,12 @@ def test_any_record_survives_the_round_trip(record: dict[str, object]):
     assert encode(decode(encode(event))) == encode(event)
 
 
+@pytest.mark.parametrize("value", ["half a character: \ud800", float("inf"), -float("inf"), 2**70, [[[]]] * 3])
+def test_what_json_knows_and_few_parsers_read_survives_the_round_trip(value: object):
+    event = LLMCalled(round=0, ordinal=0, record={"value": value})
+    assert decode(encode(event)) == decode(encode(event).encode()) == event
+
+
 def test_the_configuration_survives_the_round_trip():
     created = StudyCreated(
         config=config(3, strategy={"name": "beam", "width": 4}, subject={"hyperparameters": {"depth": 2, "lr": 0.5}}),
