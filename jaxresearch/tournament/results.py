@@ -151,7 +151,7 @@ def _arm_repeat(tournament: Tournament, arm: Arm, repeat: int, study: Study) -> 
         experiments=sum(entry.verdict is not None for entry in history.contenders),
         verdicts={str(verdict): count for verdict, count in history.verdicts.items()},
         failed_proposals=history.failed_proposals,
-        accelerator_seconds=history.costs.accelerator_seconds,
+        accelerator_seconds=history.costs.paid_seconds,
         flops=history.costs.flops,
         llm_cost_usd=history.costs.llm_cost_usd,
         llm_tokens=history.costs.llm_tokens,
@@ -176,7 +176,7 @@ def _point(history: History, final: History) -> Point:
     costs = history.costs
     return Point(
         experiments=sum(entry.verdict is not None for entry in history.contenders),
-        accelerator_seconds=costs.accelerator_seconds,
+        accelerator_seconds=costs.paid_seconds,
         flops=costs.flops,
         llm_cost_usd=costs.llm_cost_usd,
         val_bpb=(baseline.val_bpb or 0.0) - (gain.mean_bpb if gain is not None else 0.0),

@@ -161,7 +161,7 @@ class Tournament:
         if history.pending is not None:
             return False
         if part.accelerator_seconds is not None:
-            return costs.accelerator_seconds >= part.accelerator_seconds
+            return costs.paid_seconds >= part.accelerator_seconds
         if part.flops is not None:
             return costs.flops >= part.flops
         return len(history.contenders) >= history.planned

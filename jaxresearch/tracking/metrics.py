@@ -96,7 +96,7 @@ def _totals(history: History) -> dict[str, Any]:
         "incumbent": history.incumbent_number,
         "best_val_bpb": history.incumbent.experiment.val_bpb,
         "wall_seconds": costs.wall_seconds,
-        "accelerator_seconds": costs.accelerator_seconds,
+        "accelerator_seconds": costs.paid_seconds,
         "llm_cost_usd": costs.llm_cost_usd,
         "llm_tokens": costs.llm_tokens,
     }

@@ -17,8 +17,9 @@ from jaxresearch.execution.base import RunProgress, RunRequest
 from jaxresearch.experiment import Audit, RunOutcome
 from jaxresearch.proposal import Proposal
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
-from jaxresearch.study.events import RunFinished
+from jaxresearch.study.events import RunDiscarded, RunFinished
 from jaxresearch.study.stopping import Interrupted, Stop
+from jaxresearch.study.study import Study
 from jaxresearch.tournament.plan import Arm, control_of, fresh_seeds, make_arms, study_config
 from jaxresearch.tournament.results import arm_repeats, results
 from jaxresearch.tournament.shared import SharedRuns
@@ -135,6 +136,25 @@ def test_one_budget_binds_and_replicates_count(tmp_path: Path, unit: str, budget
     assert getattr(winner, unit) >= budget
     assert getattr(loser, unit) == budget, "a loser's experiments are one run each: the last ends at the line"
     assert winner.experiments < loser.experiments == 6, "replicates are charged"
+
+
+def test_runs_ahead_that_were_not_needed_are_charged(tmp_path: Path):
+    budget = {"repeats": 1, "controls": False, "arms": ["a"], "accelerator_seconds": 90.0}
+    tournament = Tournament.create_or_open(
+        tmp_path / "t", validate_config({"tournament": budget}, TournamentConfig), ARMS
+    )
+    strategies = {"a": Searcher(-0.05), "b": Searcher(-0.05)}
+    discarded = RunDiscarded(number=1, identity="i", seed=0, accelerator_seconds=40.0)
+
+    def model_of(arm: Arm, study: Study) -> type[FakeModel]:
+        if arm.name == "b" and study.history.costs.discarded_seconds == 0:
+            study._journal.record(discarded)
+        return FakeModel
+
+    asyncio.run(tournament.run(FIXED, FakeExecutor(), lambda arm: strategies[arm.name], model_of))
+    honest, ahead = arm_repeats(tournament)
+    assert ahead.accelerator_seconds == honest.accelerator_seconds == 90
+    assert honest.experiments - ahead.experiments == 4, "10 seconds each"
 
 
 def test_arms_take_turns_and_orders_rotate(tmp_path: Path):
