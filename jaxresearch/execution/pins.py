@@ -56,15 +56,26 @@ def make_pins(workers: int, *, devices: int, threads: int | None) -> list[Pin]:
     ]
 
 
+def run_on_own_cores(pin: Pin, threads: int | None) -> None:
+    """Keep this process to its pin's cores, or to `threads` of those that it has; before jax counts them.
+
+    Raises `ConfigurationError` when there are not so many.
+    """
+    if pin.cores or threads is not None:
+        cores = pin.cores or _cores(1, threads)[0]
+        os.sched_setaffinity(0, cores)
+
+
 def _cores(workers: int, threads: int | None) -> list[tuple[int, ...]]:
+    setting = "execution.workers" if threads is None else "execution.threads"
     there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not there:
-        raise ConfigurationError("execution.workers: this system cannot give a worker cores of its own.")
+        raise ConfigurationError(f"{setting}: this system cannot give a worker cores of its own.")
     each = threads or len(there) // workers
     if each * workers > len(there) or each == 0:
+        wanted = f"{workers} workers of {max(each, 1)} threads" if workers > 1 else f"{each} threads"
         raise ConfigurationError(
-            f"execution.workers: {workers} workers of {max(each, 1)} threads need {workers * max(each, 1)} cores, and "
-            f"there are {len(there)} here."
+            f"{setting}: {wanted} need {workers * max(each, 1)} cores, and there are {len(there)} here."
         )
     return [tuple(there[at * each : (at + 1) * each]) for at in range(workers)]
 

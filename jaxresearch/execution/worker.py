@@ -25,7 +25,7 @@ from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, SampleRequest, StateRequest
 from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import Alone, Peers, lead
-from jaxresearch.execution.pins import Pin
+from jaxresearch.execution.pins import Pin, run_on_own_cores
 from jaxresearch.files import DiskFullError, is_full
 from jaxresearch.machine import physical_memory_bytes
 
@@ -90,10 +90,6 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     os.environ.update(settings.pin.environment)  # before jax looks for devices
-    if settings.pin.cores:
-        os.sched_setaffinity(0, settings.pin.cores)
-    elif settings.threads is not None:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])
 
     def say(**message: Any) -> None:
         out.write(json.dumps(message) + "\n")
@@ -102,6 +98,10 @@ def main() -> None:
         say(error=why)
         os._exit(1)
 
+    try:
+        run_on_own_cores(settings.pin, settings.threads)
+    except ConfigurationError as error:
+        lost(str(error))
     peers, leader = Alone(), None
     if settings.hosts is not None:
         try:

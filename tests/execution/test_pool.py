@@ -15,7 +15,7 @@ from jaxresearch.data import Corpus
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.execution.base import RunRequest, workers_of
 from jaxresearch.execution.local import LocalExecutor
-from jaxresearch.execution.pins import accelerators_here, count_workers, make_pins
+from jaxresearch.execution.pins import Pin, accelerators_here, count_workers, make_pins, run_on_own_cores
 from jaxresearch.execution.pool import WorkerPool, local_executor
 from jaxresearch.experiment import CompletedRun, RunOutcome, RunProgress
 from jaxresearch.proposal import Edit, Proposal
@@ -43,6 +43,14 @@ def test_workers_get_disjoint_cores_equally_many():
     assert (one.cores, two.cores) == ((CORES[0],), (CORES[1],))
     with pytest.raises(ConfigurationError, match=f"there are {len(CORES)} here"):
         make_pins(2, devices=1, threads=len(CORES))
+
+
+def test_more_threads_than_there_are_cores_are_refused_not_cut(monkeypatch):
+    with pytest.raises(ConfigurationError, match=r"execution\.threads: 999 threads need 999 cores, and there are"):
+        run_on_own_cores(Pin(), 999)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    with pytest.raises(ConfigurationError, match=r"execution\.threads: this system cannot give a worker cores"):
+        run_on_own_cores(Pin(), 1)
 
 
 def nodes(folder: Path, *names: str) -> Path:
