@@ -23,6 +23,8 @@ _LANDLOCK = Path(__file__).with_name("landlock.py")
 _REAPER = Path(__file__).with_name("reaper.py")
 _SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64")
 _NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/ssl", "/etc/services")
+_CARDS = ("bus/pci/devices", "class/net", "devices/pci*", "devices/virtual/net")
+"""Below /sys: collectives of CPUs look there for the cards of this machine, and end where they may not."""
 _LOADER_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives")
 _HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
 """glibc's malloc reads there whether it may ask for huge pages, and asks for none where it cannot."""
@@ -116,7 +118,9 @@ def _landlock(box: Box, command: Sequence[str]) -> list[str]:
     if program is None:
         raise JaxresearchError("there is no system-call filter for this kind of processor.")
     system = [f"/{name}" for name in ("usr", *_SYSTEM)]
-    readable = [*system, *_LOADER_FILES, *_KERNEL_FACTS, *(_NETWORK_FILES if box.network else ())]
+    readable = [*system, *_LOADER_FILES, *_KERNEL_FACTS]
+    if box.network:
+        readable += [*_NETWORK_FILES, *(str(path) for name in _CARDS for path in Path("/sys").glob(name))]
     readable += ["/sys", "/proc/driver", "/proc/devices"] if box.accelerators else []
     devices = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", *_devices(box)]
     wanted = {

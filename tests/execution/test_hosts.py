@@ -297,6 +297,7 @@ def test_train_needs_no_argument_under_slurm(command, config_file, laboratory, b
     assert [process.returncode for process in processes] == [0, 0], notes
     run = json.loads(first)
     assert (run["processes"], run["devices"], run["steps"]) == (2, 2, 6)
+    assert run["worker"] == f"{run['sandbox']}+network", "it is confined where tracing is"
     assert run["val_bpb"] == pytest.approx(laboratory.run(baseline, seed=0).val_bpb, abs=2e-4)
     assert json.loads(second) == {"process_id": 1, "processes": 2, "done": True}
 
