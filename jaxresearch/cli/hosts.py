@@ -70,13 +70,17 @@ def place_options(command: Callable) -> Callable:
 
 
 def _follow(hosts: Hosts, output: Output) -> int:
-    """Follow process 0. The first SIGINT or SIGTERM is left to it: the run at hand may be finished."""
+    """Follow process 0. Once it was found, the first SIGINT or SIGTERM is left to it: the run at hand may be finished."""
     from jaxresearch.cli.live import Display
     from jaxresearch.execution.follow import follow
 
     me = f"process {hosts.process_id} of {hosts.processes}"
     output.note(f"{me}: following process 0")
-    interrupted = False
+    interrupted = joined = False
+
+    def join() -> None:
+        nonlocal joined
+        joined = True
 
     async def attend() -> None:
         nonlocal interrupted
@@ -85,7 +89,7 @@ def _follow(hosts: Hosts, output: Output) -> int:
         def stop() -> None:
             nonlocal signals, interrupted
             signals += 1
-            if signals == 1:
+            if signals == 1 and joined:
                 output.note(f"{me}: process 0 decides when to stop; once more to leave it now")
             elif task is not None:
                 interrupted = True
@@ -94,7 +98,7 @@ def _follow(hosts: Hosts, output: Output) -> int:
         for each in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(each, stop)
         with Display(output) as display:
-            await follow(hosts, display.preparing, lambda text: output.note(f"{me}: {text}"))
+            await follow(hosts, display.preparing, lambda text: output.note(f"{me}: {text}"), join)
 
     try:
         asyncio.run(attend())

@@ -16,12 +16,22 @@ FIRST_JOIN_FACTOR = 6
 _PAUSE_SECONDS = 1.0
 
 
-async def follow(hosts: Hosts, on_preparation: Callable[[str, float], None], note: Callable[[str], None]) -> None:
-    """Do the runs that process 0 asks for, until it says that it is done.
+async def follow(
+    hosts: Hosts,
+    on_preparation: Callable[[str, float], None],
+    note: Callable[[str], None],
+    on_join: Callable[[], None] = lambda: None,
+) -> None:
+    """Do the runs that process 0 asks for, until it says that it is done. `on_join`: it was found.
 
     A worker that ends early is started again, and joins whatever process 0 started again. Raises `JaxresearchError`
     when process 0 does not come back within `hosts.join_seconds`.
     """
+
+    def joined_now() -> None:
+        note("joined; doing the runs of process 0")
+        on_join()
+
     loop = asyncio.get_running_loop()
     patience = FIRST_JOIN_FACTOR * hosts.join_seconds
     last_joined = loop.time()
@@ -30,7 +40,7 @@ async def follow(hosts: Hosts, on_preparation: Callable[[str, float], None], not
         asked = hosts.model_copy(update={"join_seconds": max(1, int(left))})
         worker = await WorkerProcess.launch("jaxresearch.execution.follower", asked)
         try:
-            joined, done, problem = await _attend(worker, on_preparation, note)
+            joined, done, problem = await _attend(worker, on_preparation, joined_now)
             if done:
                 return
             problem = problem or await worker.epitaph()
@@ -47,7 +57,7 @@ async def follow(hosts: Hosts, on_preparation: Callable[[str, float], None], not
 
 
 async def _attend(
-    worker: WorkerProcess, on_preparation: Callable[[str, float], None], note: Callable[[str], None]
+    worker: WorkerProcess, on_preparation: Callable[[str, float], None], on_join: Callable[[], None]
 ) -> tuple[bool, bool, str]:
     """Whether the worker joined, whether it came to the end, and what it complained of."""
     joined, done, problem = False, False, ""
@@ -55,7 +65,7 @@ async def _attend(
         match message:
             case {"joined": True}:
                 joined = True
-                note("joined; doing the runs of process 0")
+                on_join()
             case {"prepare": wanted}:
                 await worker.say(**_prepare(wanted, on_preparation))
             case {"error": why}:

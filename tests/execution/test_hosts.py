@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -79,8 +80,12 @@ def end(process: subprocess.Popen) -> None:
 
 
 def worker_of(process: subprocess.Popen) -> int:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return next(int(pid) for pid in children if b"execution.follower" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    """Its follower's process; waits until there is one."""
+    while True:
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            if b"execution.follower" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+        time.sleep(0.05)
 
 
 # Where a process stands
@@ -300,6 +305,13 @@ def test_train_needs_no_argument_under_slurm(command, config_file, laboratory, b
     assert run["worker"] == f"{run['sandbox']}+network", "it is confined where tracing is"
     assert run["val_bpb"] == pytest.approx(laboratory.run(baseline, seed=0).val_bpb, abs=2e-4)
     assert json.loads(second) == {"process_id": 1, "processes": 2, "done": True}
+
+
+def test_a_host_that_has_found_nobody_ends_at_the_first_sigterm(command):
+    alone = command("train", *flags(free_port(), 1))
+    worker_of(alone)
+    alone.send_signal(signal.SIGTERM)
+    assert alone.wait(60) == 130
 
 
 @pytest.mark.slow
