@@ -1,5 +1,6 @@
 """Attention that skips what a window hides, queries and keys made ready for it in one go, and a loss that keeps no logits:
-where speed may cost clarity."""
+where speed may cost clarity. Gradients are written out here: who changes one way must change the other.
+"""
 
 import functools
 
