@@ -15,7 +15,7 @@ import errno
 import platform
 import struct
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _NUMBER_OFFSET, _MACHINE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
 _CLONE_THREAD = 0x00010000
@@ -72,7 +72,8 @@ _SOCKETS = {
         "socketpair": 199, "accept4": 242, "sendmmsg": 269,
     },
 }  # fmt: skip
-_FAMILIES = (1, 2, 10, 16)
+_UNIX, _STREAM, _TYPE_BITS = 1, 1, 0xF
+_FAMILIES = (_UNIX, 2, 10, 16)
 """Kinds of sockets that a network namespace holds: UNIX, IPv4, IPv6, netlink. It does not hold those to the host of a
 virtual machine (vsock), for one."""
 _ON_ITSELF = {
@@ -93,7 +94,7 @@ def system_call_filter(*, processes: bool = False, confined: bool = False, netwo
     """The program for this machine, as `bwrap --seccomp` and prctl read it; None where there is none.
 
     processes: new processes are allowed, and memory that they share (accelerators' libraries need both).
-    confined: no namespaces hold this process. network: then leave it its sockets all the same.
+    confined: no namespaces hold this process; of sockets it has pairs of streams. network: then leave it all its sockets.
     """
     name = platform.machine()
     if name not in _MACHINES:
@@ -101,7 +102,9 @@ def system_call_filter(*, processes: bool = False, confined: bool = False, netwo
     machine, clone, table = _MACHINES[name]
     denied = {number for call, number in table.items() if not (processes and call in _OF_PROCESSES)}
     if confined:
-        denied |= set(_CONFINED[name].values()) | (set() if network else set(_SOCKETS[name].values()))
+        denied |= set(_CONFINED[name].values())
+    if confined and not network:
+        denied |= {number for call, number in _SOCKETS[name].items() if call not in ("socketpair", "sendto")}
     fail = (_RETURN, 0, 0, _FAIL | errno.EPERM)
     program = [
         (_LOAD, 0, 0, _MACHINE_OFFSET),
@@ -125,6 +128,17 @@ def system_call_filter(*, processes: bool = False, confined: bool = False, netwo
             fail,
             (_LOAD, 0, 0, _NUMBER_OFFSET),
         ]
+    if confined and not network:
+        # A pair of streams ends in this process, and an event loop wakes itself through one: orbax has such a loop.
+        program += [
+            (_EQUAL, 0, 8, _SOCKETS[name]["socketpair"]),
+            *(_argument(0), (_EQUAL, 1, 0, _UNIX), fail),
+            *(_argument(1), (_AND, 0, 0, _TYPE_BITS), (_EQUAL, 1, 0, _STREAM), fail),
+            (_LOAD, 0, 0, _NUMBER_OFFSET),
+            (_EQUAL, 0, 7, _SOCKETS[name]["sendto"]),  # what send() is: without an address
+            *(_argument(4), (_EQUAL, 1, 0, 0), fail, _argument(4, high=True), (_EQUAL, 1, 0, 0), fail),
+            (_LOAD, 0, 0, _NUMBER_OFFSET),
+        ]
     if confined:
         for number in _ON_ITSELF[name].values():
             program += [(_EQUAL, 0, 4, number), _argument(0), (_EQUAL, 1, 0, 0), fail, (_LOAD, 0, 0, _NUMBER_OFFSET)]
@@ -137,6 +151,6 @@ def system_call_filter(*, processes: bool = False, confined: bool = False, netwo
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
-def _argument(index: int) -> tuple[int, int, int, int]:
-    """Loads the low half of an argument: all that the kernel reads of a process's number, of a command and of flags."""
-    return (_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * index)
+def _argument(index: int, *, high: bool = False) -> tuple[int, int, int, int]:
+    """Loads half of an argument. The low one is all that the kernel reads of a process's number, a command or flags."""
+    return (_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * index + 4 * high)

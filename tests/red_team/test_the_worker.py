@@ -22,7 +22,7 @@ from tests.laboratory import ROOT, Laboratory
 
 SECRET = "sk-planted-secret-4712"
 HOSTILE = """
-import json, os, pathlib, socket, sys
+import asyncio, json, os, pathlib, socket, sys, threading
 question = json.loads(sys.argv[1])
 def attempt(action):
     try:
@@ -36,7 +36,19 @@ def connect(kind, address, family=socket.AF_INET):
     with socket.socket(family, kind) as client:
         client.settimeout(1); client.connect(address); client.send(b"x")
     return "sent"
+def wake():
+    loop, woken = asyncio.new_event_loop(), []
+    def stop(): woken.append(True); loop.stop()
+    threading.Timer(0.1, loop.call_soon_threadsafe, [stop]).start()
+    loop.call_later(30, loop.stop); loop.run_forever()
+    return "woken" if woken else "never woken"
+def send(kind, address):
+    one, other = socket.socketpair(socket.AF_UNIX, kind)
+    one.sendto(b"x", address); return "sent"
 found = {
+    "loop": attempt(wake),
+    "datagram": attempt(lambda: send(socket.SOCK_DGRAM, question["socket"])),
+    "addressed": attempt(lambda: send(socket.SOCK_STREAM, question["socket"])),
     "keys": [name for name, value in os.environ.items() if question["secret"] in value],
     "parent's keys": attempt(lambda: question["secret"] in open(f"/proc/{question['parent']}/environ").read()),
     "train": attempt(lambda: read(question["train"])),
@@ -126,7 +138,23 @@ def test_a_worker_that_was_taken_over_is_still_in_its_box(laboratory, tier, tmp_
     assert found["parent's keys"] is not True
     assert found["train"] > 0, "it reads what it must train on"
     assert [found[name] for name in ("programs", "compilations", "scratch")] == ["written"] * 3
-    for name in ("sealed", "rows", "ledger", "home", "laboratory", "inbox", "tcp", "unix", "kill", "fork"):
+    assert found["loop"] == "woken", "orbax writes checkpoints from an event loop"
+    if tier == "landlock":
+        assert found["datagram"] == found["addressed"] == "PermissionError"
+    for name in (
+        "datagram",
+        "addressed",
+        "sealed",
+        "rows",
+        "ledger",
+        "home",
+        "laboratory",
+        "inbox",
+        "tcp",
+        "unix",
+        "kill",
+        "fork",
+    ):
         assert denied(found[name]), (name, found[name])
     assert found["repository"] == []
     assert found["host"] == []

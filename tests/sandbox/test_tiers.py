@@ -244,7 +244,7 @@ def users_of(marker: str, program: str) -> list[str]:
     return found
 
 
-def wait_for(condition, seconds: float = 10) -> bool:
+def wait_for(condition, seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
