@@ -4,6 +4,7 @@ a family is one hyperparameter, or one kind of edit, or combinations of near mis
 each family's chance to help is drawn from Beta(prior + helped, prior + did not help)
 the family with the highest draw makes its next move
 a numeric move goes on where the last one helped, turns round or shrinks where it did not
+a clear loss on one side is a promise for the other, and no mark against the family
 no candidate is tried twice, and no move twice on one parent; on another parent a move is tried again only if it has
 helped, or nearly, wherever it was tried (agents/lineage.py)
 """
@@ -31,6 +32,8 @@ _OUTCOME_WEIGHT = 4.0  # and one experiment as this many: a study is short
 _NEAR_MISS_REWARD = 0.35
 _SMALLEST_STEP = 0.2  # of a family's first step: below it the family rests
 RETRIED_PROMISE = 0.5  # of a move that helped, or nearly, on another parent
+_TURNED_PROMISE = 0.6  # of the other side, where one side was clearly worse
+_CLEAR_LOSS = 16  # times the threshold of a near miss, which is a quarter of the deviation between seeds
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,21 @@ class Tried:
         return self.verdict == "discard" and self.effect is not None and self.effect < -self.threshold
 
     @property
+    def clearly_lost(self) -> bool:
+        """Far worse than its parent, or cut for being hopeless before it had a score."""
+        if self.verdict != "discard":
+            return False
+        return self.why.startswith("cut") if self.effect is None else self.effect > _CLEAR_LOSS * self.threshold > 0
+
+    @property
     def reward(self) -> float:
         return 1.0 if self.helped else _NEAR_MISS_REWARD if self.nearly_helped else 0.0
 
 
 @dataclass(frozen=True)
 class Move:
-    """Something to propose. promise: the chance that it helps, by prior and history."""
+    """Something to propose. promise: the chance that it helps, by prior and history. turns: a number, for the first time
+    to the other side than one that was clearly worse."""
 
     family: str
     tag: str
@@ -73,6 +84,7 @@ class Move:
     promise: float
     config: Mapping[str, Scalar] = field(default_factory=dict)
     edits: tuple[Edit, ...] = ()
+    turns: bool = False
 
 
 def read_history(pages: Iterable[str], threshold: float = 0.0) -> list[Tried]:
@@ -151,7 +163,8 @@ def choose(
 
     def beliefs(family: str) -> tuple[float, float]:
         prior = max(move.promise for move in moves[family])
-        helped, failed = outcomes.get(family, (0.0, 0.0))
+        turns = any(move.turns for move in moves[family])
+        helped, failed = (0.0, 0.0) if turns else outcomes.get(family, (0.0, 0.0))
         return _PRIOR_WEIGHT * prior + helped, _PRIOR_WEIGHT * (1 - prior) + failed
 
     draws = {family: float(rng.beta(*beliefs(family))) for family in sorted(moves)}
@@ -190,8 +203,22 @@ def _config_moves(
             tag = f"{each.name}={_shown(value)}"
             if tag in known or value == each.value:
                 continue
-            yield Move(each.name, tag, _config_hypothesis(each, value, alone, hint), hint.promise, {each.name: value})
+            turns = _turns(each, value, alone)
+            promise = max(hint.promise, _TURNED_PROMISE) if turns else hint.promise
+            yield Move(
+                each.name, tag, _config_hypothesis(each, value, alone, hint), promise, {each.name: value}, turns=turns
+            )
             break
+
+
+def _turns(each: Hyperparameter, value: Scalar, alone: list[Tried]) -> bool:
+    """Whether `value` lies on a side of the present one where nothing was tried, and the other side was clearly worse."""
+    if not alone or not alone[-1].clearly_lost or isinstance(value, bool | str):
+        return False
+    scale = _Scale(each)
+    here = scale.position(each.value)
+    tried = [scale.position(past.config[each.name][1]) > here for past in alone]
+    return all(above != (scale.position(value) > here) for above in tried)
 
 
 def _config_hypothesis(each: Hyperparameter, value: Scalar, alone: list[Tried], hint: Hint) -> str:

@@ -177,6 +177,26 @@ def test_a_number_goes_on_after_a_near_miss_and_turns_after_a_loss(effect, expec
     assert choice.choose([depth], {}, tried, frozenset(), np.random.default_rng(0)).config["size"] in expected
 
 
+@pytest.mark.parametrize(("effect", "why"), [(0.1, ""), (None, "cut at 35% of its budget")])
+def test_a_clear_loss_on_one_side_is_a_promise_for_the_other(effect, why):
+    """In a budget that is too small for three blocks, one block may win; a loss like noise says nothing of it."""
+    names = ("size", "matrix_lr", "embedding_lr", "head_lr")
+    others = [Hyperparameter(name, 2, low=1, high=8) for name in names]
+
+    def picks(effect: float | None, why: str, *earlier: choice.Tried) -> int:
+        lost = choice.Tried(2, "discard", effect, "size=3", {"size": (2, 3)}, threshold=0.003, why=why)
+        moves = [
+            choice.choose(others, {}, [*earlier, lost], frozenset(), np.random.default_rng(seed)) for seed in range(60)
+        ]
+        return sum(move.config == {"size": 1} for move in moves)
+
+    clearly = picks(effect, why)
+    assert clearly > 3 * picks(0.01, "not better on the first seed")
+    assert clearly > 60 / 4
+    below = choice.Tried(1, "discard", 0.1, "size=1.5", {"size": (2, 1.5)}, threshold=0.003)
+    assert picks(effect, why, below) == 0, "that side was worse as well"
+
+
 def test_a_hint_for_less_is_no_reason_for_more():
     def why(value: int) -> str:
         batch = Hyperparameter("batch", value, choices=(4, 8))
