@@ -34,6 +34,7 @@ _ASKED = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _FILES = re.compile(r"^Your proposal builds on experiment \d+\. Its files: (.+)\.$", re.MULTILINE)
+_ORDER = re.compile(r"^For this proposal: This slot is for (a change of the source|hyperparameters only)", re.MULTILINE)
 _NEAR_MISS = 0.25  # of the deviation between seeds: on paired seeds, gains scatter about that much
 _OUTPUT_TOOLS = ("propose_config", "propose_code", "propose_both")
 
@@ -49,6 +50,7 @@ class _Conversation:
     parent: int = 0
     repairs: int | None = None
     forbidden: frozenset[str] = frozenset()
+    wants_edits: bool | None = None
     answers: dict[str, list[tuple[dict[str, Any], str]]] = field(default_factory=dict)
     offered: list[dict[str, Any]] = field(default_factory=list)
 
@@ -102,6 +104,8 @@ def _read(messages: list[ModelMessage]) -> _Conversation:
     conversation.parent, conversation.repairs = int(facts[3]), int(repairs[1]) if repairs is not None else None
     asked = _ASKED.search(text)
     conversation.forbidden = taboos(asked[1]) if asked is not None else frozenset()
+    order = _ORDER.search(text)
+    conversation.wants_edits = None if order is None else order[1].endswith("source")
     calls = {part.tool_call_id: part for part in parts if isinstance(part, ToolCallPart)}
     for call in calls.values():
         if call.tool_name in _OUTPUT_TOOLS:
@@ -135,8 +139,9 @@ def _answer(conversation: _Conversation) -> ToolCallPart:
             move = _repair(conversation.repairs, hyperparameters, tried, refused)
         else:
             move = choose(
-                hyperparameters, files, tried, refused, rng, parent=conversation.parent, taboo=conversation.forbidden
-            )
+                hyperparameters, files, tried, refused, rng, parent=conversation.parent, taboo=conversation.forbidden,
+                wants_edits=conversation.wants_edits,
+            )  # fmt: skip
     except LookupError as error:
         raise UnexpectedModelBehavior(str(error)) from None
     tool = "propose_both" if move.config and move.edits else "propose_config" if move.config else "propose_code"

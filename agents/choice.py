@@ -138,9 +138,11 @@ def choose(
     *,
     parent: int = 0,
     taboo: frozenset[str] = frozenset(),
+    wants_edits: bool | None = None,
 ) -> Move:
     """The next move on experiment `parent`. `refused` holds the tags that this very proposal has offered in vain,
-    `taboo` names of hyperparameters, tags, families and files to leave alone."""
+    `taboo` names of hyperparameters, tags, families and files to leave alone. wants_edits: only moves with edits, or
+    without, as long as there are some."""
     hyperparameters = [each for each in hyperparameters if not touched([each.name], taboo)]
     ground = Ground(tried, parent, refused)
     known = ground.closed
@@ -151,6 +153,8 @@ def choose(
         _combinations(hyperparameters, files, library, tried, known),
     ):
         if touched([move.family, *move.tag.split(" & "), *(edit.path for edit in move.edits)], taboo):
+            continue
+        if wants_edits is not None and bool(move.edits) != wants_edits:
             continue
         if ground.repeats(move.tag, move.config, has_edits=bool(move.edits)):
             continue

@@ -197,6 +197,15 @@ def test_a_clear_loss_on_one_side_is_a_promise_for_the_other(effect, why):
     assert picks(effect, why, below) == 0, "that side was worse as well"
 
 
+@pytest.mark.parametrize("wants_edits", [True, False])
+def test_a_slot_for_code_or_for_numbers_gets_them(wants_edits):
+    numbers, files = [Hyperparameter("batch", 8, choices=(4, 8))], {"models/gpt.py": SOURCE}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        move = choice.choose(numbers, files, [], frozenset(), rng, wants_edits=wants_edits)
+        assert bool(move.edits) == wants_edits
+
+
 def test_a_hint_for_less_is_no_reason_for_more():
     def why(value: int) -> str:
         batch = Hyperparameter("batch", value, choices=(4, 8))

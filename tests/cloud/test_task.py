@@ -222,7 +222,8 @@ def test_the_first_node_drives_a_cluster_without_keys_and_all_end_together(tmp_p
     assert f"ray start --address 127.0.0.1:{port} --block no key" in calls
     run = f"/@ run --study ~/studies/night --slots 16 --executor ray --ray-address 127.0.0.1:{port}"
     assert run in calls
-    assert calls[-1] == "/@ cloud save ~/studies/night ~/bucket/night"
+    of_the_head = [call for call in calls if call.startswith("/@")]  # the other node may join when it is over
+    assert of_the_head[-1] == "/@ cloud save ~/studies/night ~/bucket/night"
     assert machine.run(**nodes) == 0  # again: it goes on
     assert f"/@ resume ~/studies/night --ray-address 127.0.0.1:{port}" in machine.calls
 
