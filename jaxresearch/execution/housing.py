@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import tempfile
 from dataclasses import replace
@@ -126,9 +127,8 @@ class WorkerHouse:
         """Make what the worker is given but may not make: the folders it writes to, the rows it scores."""
         for folder in (*_writable(self._settings), self._scratch, self._imports):
             folder.mkdir(parents=True, exist_ok=True)
-        package = self._imports / _PACKAGE.name
-        if not package.is_symlink():
-            package.symlink_to(_PACKAGE)
+        with contextlib.suppress(FileExistsError):  # made for an earlier worker, or for one that starts meanwhile
+            (self._imports / _PACKAGE.name).symlink_to(_PACKAGE)
         corpus = Corpus.open(self._settings.corpus)
         corpus.rows("validation", self._settings.context)
         if sealed:
