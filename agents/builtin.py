@@ -23,7 +23,9 @@ from pydantic_ai.usage import RequestUsage
 
 from agents.choice import Move, Tried, choose, read_history, read_hyperparameters
 from agents.digest import HISTORY_PAGE
+from agents.library import RunSize
 from agents.steering import taboos
+from jaxresearch.budget import Budget
 from jaxresearch.proposal import Hyperparameter
 
 _ROUND = re.compile(r"^round seed=(\d+) experiments=(\d+) parent=(\d+) noise=([\d.]+)", re.MULTILINE)
@@ -35,6 +37,8 @@ _ASKED = re.compile(
 )
 _FILES = re.compile(r"^Your proposal builds on experiment \d+\. Its files: (.+)\.$", re.MULTILINE)
 _ORDER = re.compile(r"^For this proposal: This slot is for (a change of the source|hyperparameters only)", re.MULTILINE)
+_BUDGET = re.compile(r"^Budget of one run: (\S+?)\.$", re.MULTILINE)
+_SIZE = re.compile(r"^One run of it has \d+ steps, ([\d,]+) tokens and ([\d,]+) parameters", re.MULTILINE)
 _NEAR_MISS = 0.25  # of the deviation between seeds: on paired seeds, gains scatter about that much
 _OUTPUT_TOOLS = ("propose_config", "propose_code", "propose_both")
 
@@ -51,6 +55,7 @@ class _Conversation:
     repairs: int | None = None
     forbidden: frozenset[str] = frozenset()
     wants_edits: bool | None = None
+    size: RunSize | None = None
     answers: dict[str, list[tuple[dict[str, Any], str]]] = field(default_factory=dict)
     offered: list[dict[str, Any]] = field(default_factory=list)
 
@@ -106,6 +111,7 @@ def _read(messages: list[ModelMessage]) -> _Conversation:
     conversation.forbidden = taboos(asked[1]) if asked is not None else frozenset()
     order = _ORDER.search(text)
     conversation.wants_edits = None if order is None else order[1].endswith("source")
+    conversation.size = _size(text)
     calls = {part.tool_call_id: part for part in parts if isinstance(part, ToolCallPart)}
     for call in calls.values():
         if call.tool_name in _OUTPUT_TOOLS:
@@ -116,6 +122,14 @@ def _read(messages: list[ModelMessage]) -> _Conversation:
             arguments = calls[part.tool_call_id].args_as_dict()
             conversation.answers.setdefault(part.tool_name, []).append((arguments, content))
     return conversation
+
+
+def _size(prompt: str) -> RunSize | None:
+    budget, size = _BUDGET.search(prompt), _SIZE.search(prompt)
+    if budget is None or size is None:
+        return None
+    tokens, parameters = (int(number.replace(",", "")) for number in size.groups())
+    return RunSize(Budget.parse(budget[1]).unit, tokens, parameters)
 
 
 def _questions(conversation: _Conversation) -> Iterator[ToolCallPart]:
@@ -140,7 +154,7 @@ def _answer(conversation: _Conversation) -> ToolCallPart:
         else:
             move = choose(
                 hyperparameters, files, tried, refused, rng, parent=conversation.parent, taboo=conversation.forbidden,
-                wants_edits=conversation.wants_edits,
+                wants_edits=conversation.wants_edits, size=conversation.size,
             )  # fmt: skip
     except LookupError as error:
         raise UnexpectedModelBehavior(str(error)) from None

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.library import HINTS, LIBRARY, Hint, Idea
+from agents.library import LIBRARY, Hint, Idea, RunSize, hint
 from agents.lineage import Ground
 from agents.steering import touched
 from jaxresearch.proposal import Candidate, Edit, EditError, Hyperparameter, Proposal, Scalar, apply
@@ -139,16 +139,17 @@ def choose(
     parent: int = 0,
     taboo: frozenset[str] = frozenset(),
     wants_edits: bool | None = None,
+    size: RunSize | None = None,
 ) -> Move:
     """The next move on experiment `parent`. `refused` holds the tags that this very proposal has offered in vain,
     `taboo` names of hyperparameters, tags, families and files to leave alone. wants_edits: only moves with edits, or
-    without, as long as there are some."""
+    without, as long as there are some. size: of one run of the parent, where it is known."""
     hyperparameters = [each for each in hyperparameters if not touched([each.name], taboo)]
     ground = Ground(tried, parent, refused)
     known = ground.closed
     moves: dict[str, list[Move]] = {}
     for move in itertools.chain(
-        _config_moves(hyperparameters, tried, known, rng),
+        _config_moves(hyperparameters, tried, known, size, rng),
         _edit_moves(files, library, known),
         _combinations(hyperparameters, files, library, tried, known),
     ):
@@ -197,20 +198,24 @@ def _outcomes(tried: list[Tried], library: tuple[Idea, ...]) -> dict[str, tuple[
 
 
 def _config_moves(
-    hyperparameters: list[Hyperparameter], tried: list[Tried], known: set[str], rng: np.random.Generator
+    hyperparameters: list[Hyperparameter],
+    tried: list[Tried],
+    known: set[str],
+    size: RunSize | None,
+    rng: np.random.Generator,
 ) -> Iterator[Move]:
     for each in hyperparameters:
-        hint = HINTS.get(each.name, Hint())
+        prior = hint(each.name, size)
         coin = 1 if rng.random() < 0.5 else -1  # drawn for all, so that one family's moves do not shift another's
         alone = [past for past in tried if set(past.config) == {each.name} and not past.has_edits]
-        for value in _values(each, alone, hint, coin):
+        for value in _values(each, alone, prior, coin):
             tag = f"{each.name}={_shown(value)}"
             if tag in known or value == each.value:
                 continue
             turns = _turns(each, value, alone)
-            promise = max(hint.promise, _TURNED_PROMISE) if turns else hint.promise
+            promise = max(prior.promise, _TURNED_PROMISE) if turns else prior.promise
             yield Move(
-                each.name, tag, _config_hypothesis(each, value, alone, hint), promise, {each.name: value}, turns=turns
+                each.name, tag, _config_hypothesis(each, value, alone, prior), promise, {each.name: value}, turns=turns
             )
             break
 
@@ -225,7 +230,7 @@ def _turns(each: Hyperparameter, value: Scalar, alone: list[Tried]) -> bool:
     return all(above != (scale.position(value) > here) for above in tried)
 
 
-def _config_hypothesis(each: Hyperparameter, value: Scalar, alone: list[Tried], hint: Hint) -> str:
+def _config_hypothesis(each: Hyperparameter, value: Scalar, alone: list[Tried], prior: Hint) -> str:
     text = f"{each.name} {_shown(each.value)} -> {_shown(value)}"
     scored = [past for past in alone if past.effect is not None]
     if scored:
@@ -233,29 +238,35 @@ def _config_hypothesis(each: Hyperparameter, value: Scalar, alone: list[Tried], 
         before, after = last.config[each.name]
         outcome = "helped" if last.helped else "nearly helped" if last.nearly_helped else "did not help"
         return f"{text}: {_shown(before)} -> {_shown(after)} {outcome} ({last.effect:+.4f})."
-    why = hint.why
-    if hint.direction and isinstance(value, int | float) and isinstance(each.value, int | float):
+    why = prior.why
+    if prior.direction and isinstance(value, int | float) and isinstance(each.value, int | float):
         rises = value > each.value
-        why = hint.why if rises == (hint.direction > 0) else ""  # a hint for less is no reason for more
+        why = prior.why if rises == (prior.direction > 0) else ""  # a hint for less is no reason for more
     return f"{text}: {why or 'not tried yet, and the best value is seldom the first one'}."
 
 
-def _values(each: Hyperparameter, alone: list[Tried], hint: Hint, coin: int) -> Iterator[Scalar]:
+def _values(each: Hyperparameter, alone: list[Tried], prior: Hint, coin: int) -> Iterator[Scalar]:
     """Values to try for one hyperparameter, the most promising first."""
     if isinstance(each.value, bool):
         yield not each.value
     elif isinstance(each.value, str):
-        preferred = [value for value in hint.values if not each.choices or value in each.choices]
+        preferred = [value for value in prior.values if not each.choices or value in each.choices]
         yield from (*preferred, *(value for value in each.choices if value not in preferred))
     elif each.choices or (each.low is not None and each.high is not None):  # others are not for search
-        yield from _numbers(each, alone, hint.direction or coin)
+        yield from _numbers(each, alone, prior.direction or coin, halves=prior.halves)
 
 
-def _numbers(each: Hyperparameter, alone: list[Tried], direction: int) -> Iterator[float | int]:
+def _numbers(
+    each: Hyperparameter, alone: list[Tried], direction: int, *, halves: bool = False
+) -> Iterator[float | int]:
     """Go on where the last move helped, longer; turn round or shrink where it did not; stay between what was worse."""
     scale = _Scale(each)
     here, size = scale.position(each.value), scale.first_step
     done = [past for past in alone if past.verdict != "pending" and past.config[each.name][0] is not None]
+    if halves and (not done or done[-1].helped):
+        half = scale.value(scale.position(float(each.value) / 2))
+        if half is not None:
+            yield half
     steps, sides = [size, size / 2], (1, -1)
     if done:
         last = done[-1]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.experiment import Experiment, FailedRun, Verdict
+from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, Verdict
 from jaxresearch.proposal import Hyperparameter, Proposal, Scalar
 from jaxresearch.strategy import StudyView
 from jaxresearch.text import clean, fenced, one_line
@@ -71,6 +71,7 @@ def digest(
         f"Budget of one run: {view.budget}.",
         f"Verdicts so far: {', '.join(f'{name} {count}' for name, count in sorted(counts.items()))}.",
         f"Your proposal builds on experiment {parent}. Its files: {files}.",
+        *_size(view.experiments[parent]),
         *rules(view),
     ]
     if view.instructions.strip():
@@ -90,6 +91,18 @@ def digest(
     if crash:
         sections.append(crash)
     return "\n\n".join(sections)
+
+
+def _size(experiment: Experiment) -> list[str]:
+    """How much one run trains, of how large a model: 0.05 tokens a parameter and 5 call for opposite changes."""
+    run = next((run for run in experiment.runs if isinstance(run, CompletedRun)), None)
+    if run is None:
+        return []
+    share = run.tokens / max(run.parameters, 1)
+    return [
+        f"One run of it has {run.steps} steps, {run.tokens:,} tokens and {run.parameters:,} parameters: "
+        f"{share:.2g} tokens a parameter."
+    ]
 
 
 def rules(view: StudyView) -> list[str]:

@@ -5,11 +5,11 @@ corpus: the builtin model is a control, and a control must not have seen the ans
 alone: it is written for speed, and rewritten for it.
 """
 
-from agents.library._base import Hint, Idea
-from agents.library.hints import HINTS
+from agents.library._base import Hint, Idea, RunSize
+from agents.library.hints import HINTS, hint
 from agents.library.model import MODEL_IDEAS
 from agents.library.training import TRAINING_IDEAS
 
 LIBRARY: tuple[Idea, ...] = (*MODEL_IDEAS, *TRAINING_IDEAS)
 
-__all__ = ["HINTS", "LIBRARY", "Hint", "Idea"]
+__all__ = ["HINTS", "LIBRARY", "Hint", "Idea", "RunSize", "hint"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from agents.library._base import Hint
+from agents.library._base import Hint, RunSize
 
 HINTS: dict[str, Hint] = {
     # autoresearch's first kept change, and its second: a small budget wants many steps, and depth before width
     "batch": Hint(-1, 0.6, "at a fixed token budget half the batch takes twice the steps"),
-    "depth": Hint(+1, 0.55, "two blocks are few; depth helped most in autoresearch's published run"),
+    "depth": Hint(+1, 0.55, "depth helped most in autoresearch's published run"),
     "width": Hint(+1, 0.3, "a wider model learns more from each token"),
     "mlp_ratio": Hint(+1, 0.25, "more hidden units cost little here"),
     "head_size": Hint(0, 0.25, "more, smaller heads may attend to more places"),
@@ -43,3 +43,16 @@ HINTS: dict[str, Hint] = {
     "head_decay": Hint(+1, 0.15, "autoresearch kept 0.01"),
     "dtype": Hint(0, 0.02, "cheaper on accelerators; slower on most CPUs"),
 }
+
+_SIZES = {"depth": 0.7, "width": 0.7, "mlp_ratio": 0.55}
+_STEPS_BIND = Hint(+1, 0.6, "steps are what is given, and a larger batch reads more in each")
+
+
+def hint(name: str, size: RunSize | None = None) -> Hint:
+    """What is known beforehand about hyperparameter `name`, in a run of this size if that is known."""
+    if size is not None and size.unit == "steps" and name == "batch":
+        return _STEPS_BIND
+    if size is not None and size.is_starved and name in _SIZES:
+        why = f"{size.tokens / size.parameters:.2g} tokens a parameter, of about 20: a smaller model reads more"
+        return Hint(-1, _SIZES[name], why, halves=True)
+    return HINTS.get(name, Hint())

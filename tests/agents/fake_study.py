@@ -33,13 +33,13 @@ HYPERPARAMETERS = (
 Surface = Callable[[Mapping[str, Scalar], Mapping[str, str]], float]
 
 
-def run(score: float, seed: int = 0) -> CompletedRun:
+def run(score: float, seed: int = 0, *, tokens: int = 1, parameters: int = 1) -> CompletedRun:
     return CompletedRun(
         identity=f"run-{seed}-{score}",
         val_bpb=score,
         loss=score,
         steps=1,
-        tokens=1,
+        tokens=tokens,
         flops=1.0,
         train_seconds=1.0,
         compile_seconds=1.0,
@@ -49,7 +49,7 @@ def run(score: float, seed: int = 0) -> CompletedRun:
         tokens_per_second=1.0,
         mfu=None,
         peak_memory_bytes=1,
-        parameters=1,
+        parameters=parameters,
         program="sha256:0",
         corpus="sha256:0",
         tokenizer="sha256:0",
@@ -75,9 +75,10 @@ class FakeStudy:
         seed: int = 0,
         margin: float = 0.0005,
         instructions: str = "",
+        budget: str = "600000tok",
     ) -> None:
         self.model, self.surface, self.seed, self.margin = model, surface, seed, margin
-        self.instructions = instructions
+        self.instructions, self.budget = instructions, budget
         self.defaults = hyperparameters
         self.candidates = {0: Candidate(dict(files or {"models/gpt.py": SOURCE}))}
         self.experiments = [Experiment(number=0, parent=None, proposal=None, verdict=Verdict.KEEP)]
@@ -113,7 +114,7 @@ class FakeStudy:
             incumbent=self.experiments[self.incumbent],
             seed=self.seed * 100_003 + len(self.experiments),
             noise_sd=0.002,
-            budget="600000tok",
+            budget=self.budget,
             instructions=self.instructions,
             candidate=self.candidates.__getitem__,
             hyperparameters=self.hyperparameters,

@@ -9,12 +9,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from fake_study import SOURCE, FakeStudy
+from fake_study import SOURCE, FakeStudy, run
 
 from agents import choice
 from agents.builtin import BuiltinModel
+from agents.digest import digest
 from agents.greedy import Greedy
-from agents.library import Idea
+from agents.library import Idea, RunSize
 from agents.researcher import find_problem
 from jaxresearch.llm import resolve_model
 from jaxresearch.proposal import Edit, Hyperparameter, Proposal
@@ -195,6 +196,59 @@ def test_a_clear_loss_on_one_side_is_a_promise_for_the_other(effect, why):
     assert clearly > 60 / 4
     below = choice.Tried(1, "discard", 0.1, "size=1.5", {"size": (2, 1.5)}, threshold=0.003)
     assert picks(effect, why, below) == 0, "that side was worse as well"
+
+
+def first_moves(budget: str, tokens: int, parameters: int) -> Counter:
+    """What the first proposals of 40 studies move, and which way."""
+    found: Counter = Counter()
+    for seed in range(40):
+        study = FakeStudy(BuiltinModel(), seed=seed, budget=budget)
+        study.experiments[0] = study.experiments[0].model_copy(
+            update={"runs": (run(1.5, tokens=tokens, parameters=parameters),)}
+        )
+        (proposal,) = asyncio.run(Greedy(Greedy.Options()).propose(study.view(), 1))
+        now = {each.name: each.value for each in study.hyperparameters(0)}
+        found.update((name, value > now[name]) for name, value in proposal.config.items())
+    return found
+
+
+def test_a_model_too_large_for_its_compute_is_made_smaller_first():
+    starved = first_moves("1e12flop", tokens=200_000, parameters=1_200_000)
+    fed = first_moves("1e12flop", tokens=12_000_000, parameters=1_200_000)
+    given = first_moves("200000tok", tokens=200_000, parameters=1_200_000)
+    assert starved["depth", False] > 2 * max(starved["depth", True], starved["batch", False], 1)
+    assert fed["depth", True] > max(fed["depth", False], 3)
+    assert given == fed, "where tokens are what is given, a smaller model sees no more of them"
+
+
+def test_where_steps_are_given_a_larger_batch_sees_more_text():
+    steps, tokens = (first_moves(budget, 200_000, 1_200_000) for budget in ("200steps", "200000tok"))
+    assert steps["batch", True] > 3 > steps["batch", False]
+    assert tokens["batch", False] > 3 > tokens["batch", True]
+
+
+@pytest.mark.parametrize(
+    ("value", "history", "expected"),
+    [
+        (512, [], 256),
+        (384, [], 192),
+        (256, [choice.Tried(1, "keep", -0.1, "width=256", {"width": (512, 256)})], 128),
+        (512, [choice.Tried(1, "discard", 0.1, "width=256", {"width": (512, 256)})], 384),
+    ],
+)
+def test_a_size_is_halved_and_halved_again(value, history, expected):
+    width = Hyperparameter("width", value, choices=(64, 96, 128, 192, 256, 384, 512))
+    size = RunSize("flops", tokens=1000, parameters=1000)
+    move = choice.choose([width], {}, history, frozenset(), np.random.default_rng(0), size=size)
+    assert move.config == {"width": expected}
+
+
+def test_a_prompt_without_sizes_is_answered_too():
+    """A parent whose runs all failed has none."""
+    study = FakeStudy(BuiltinModel(), budget="1e12flop")
+    study.experiments[0] = study.experiments[0].model_copy(update={"runs": ()})
+    assert "tokens a parameter" not in digest(study.view(), 0)
+    assert asyncio.run(Greedy(Greedy.Options()).propose(study.view(), 1))
 
 
 @pytest.mark.parametrize("wants_edits", [True, False])

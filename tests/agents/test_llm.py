@@ -379,7 +379,7 @@ def test_the_walls():
     import agents
     import jaxresearch
 
-    nouns = {"jaxresearch.proposal", "jaxresearch.experiment", "jaxresearch.errors", "jaxresearch.text"}
+    nouns = {f"jaxresearch.{noun}" for noun in ("budget", "proposal", "experiment", "errors", "text")}
     allowed = {"jaxresearch.strategy", *nouns}
     for path in Path(agents.__file__).parent.rglob("*.py"):
         assert {name for name in _imports(ast.parse(path.read_text())) if name.startswith("jaxresearch")} <= allowed
