@@ -17,6 +17,7 @@ from rich.console import Console
 
 from jaxresearch.cli.common import Output, default_config_file, output_options
 from jaxresearch.cli.hosts import place_options
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.hosts import hosts_here
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "pydantic-ai-slim", "tokenizers")
@@ -37,7 +38,7 @@ _KEY = re.compile(r"[A-Z0-9_]+_API_KEY")
 def doctor(output: Output) -> None:
     """Check devices, sandbox tiers, caches, versions and provider keys (names only).
 
-    Started on every host of a job (`srun jaxresearch doctor`), it shows whether they find each other.
+    A worker is started for trial. On every host of a job (`srun jaxresearch doctor`) it shows whether they find each other.
     """
     from jaxresearch.data import default_cache_root
     from jaxresearch.execution.housing import has_accelerators
@@ -60,8 +61,9 @@ def doctor(output: Output) -> None:
     facts["processes"], facts["process_id"] = (1, 0) if hosts is None else (hosts.processes, hosts.process_id)
     tier = next((report["tier"] for report in facts["sandbox"] if report["works"]), None)
     facts["sandbox_tier"] = tier
-    for key, network in (("worker_tier", False), ("worker_tier_with_network", True)):
-        facts[key] = str(asyncio.run(choose_worker_tier(network=network, accelerators=has_accelerators())))
+    facts["worker_tier"] = asyncio.run(_worker_tier())
+    networked = asyncio.run(choose_worker_tier(network=True, accelerators=has_accelerators()))
+    facts["worker_tier_with_network"] = str(networked)
     output.result(facts, lambda console: _show(console, facts))
 
 
@@ -83,6 +85,16 @@ def _show(console: Console, facts: dict[str, Any]) -> None:
     line("extras", ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in facts["extras"].items()))
     line("provider keys", ", ".join(facts["provider_keys"]) or "none set; --llm builtin needs none")
     line("config", facts["default_config"])
+
+
+async def _worker_tier() -> str:
+    """Of a worker that has started; its own words where none starts."""
+    from jaxresearch.execution.trial import try_worker
+
+    try:
+        return str(await try_worker())
+    except JaxresearchError as error:
+        return f"none ({error.message.rstrip('.')})"
 
 
 def _version(name: str) -> str | None:

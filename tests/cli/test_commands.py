@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.execution.process import Confinement, WorkerProcess
+from jaxresearch.execution.worker import WorkerSettings
 from tests.cli.conftest import Result
 from tests.data.texts import make_texts
 
@@ -53,6 +56,31 @@ def test_doctor_says_what_this_machine_has_and_no_key(command: Callable[..., Res
     assert "jax" in facts["versions"]
     assert "cpu" in facts["devices"]
     assert "must-not-appear" not in json.dumps(facts) + command("doctor").stdout
+
+
+def test_doctor_promises_no_tier_in_which_no_worker_starts(
+    command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+):
+    """Every self-test passes there; only a worker that is started finds that its box is of no use."""
+    start = WorkerProcess.start
+
+    async def start_outside(settings: WorkerSettings, confinement: Confinement | None = None) -> WorkerProcess:
+        if confinement is not None:
+            raise JaxresearchError("the worker did not start: exit status 1.")
+        return await start(settings)
+
+    if "unsandboxed" in command("doctor", "--json").json["worker_tier"]:
+        pytest.skip("no tier holds here")
+    monkeypatch.setattr(WorkerProcess, "start", start_outside)
+    tier = command("doctor", "--json").json["worker_tier"]
+    assert tier.startswith("unsandboxed (")
+    assert "exit status 1" in tier
+
+    async def start_nowhere(settings: WorkerSettings, confinement: Confinement | None = None) -> WorkerProcess:
+        raise JaxresearchError("the worker did not start: no Python.")
+
+    monkeypatch.setattr(WorkerProcess, "start", start_nowhere)
+    assert command("doctor", "--json").json["worker_tier"] == "none (the worker did not start: no Python)"
 
 
 def test_a_required_sandbox_that_is_not_there_refuses_in_one_line(
