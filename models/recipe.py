@@ -1,6 +1,7 @@
 """The recipe: every hyperparameter, and `init`, `train_step` and `logits` in terms of gpt.py and optimizer.py."""
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -109,7 +110,9 @@ def hyperparameters(config: Mapping[str, object]) -> Hyperparameters:
     known = {field.name: field for field in dataclasses.fields(Hyperparameters)}
     for name in config:
         if name not in known:
-            raise ValueError(f"{name}: no such hyperparameter; there are {', '.join(known)}.")
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+            raise ValueError(f"{name}: no such hyperparameter; {meant}")
     h = Hyperparameters(**{name: _converted(known[name], value) for name, value in config.items()})
     for name in ("vocab_size", "context", "depth", "width", "head_size", "queries_per_kv", "mlp_ratio", "batch"):
         _require(getattr(h, name) >= 1, f"{name}: {getattr(h, name)} must be at least 1.")
