@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +23,7 @@ from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import LEFT_STATUS, Follower, join
 from jaxresearch.execution.worker import Worker, WorkerSettings, end_with
 from jaxresearch.program.program import program_folder
+from jaxresearch.scratch import Scratch
 from jaxresearch.training.trainer import TrainingGivenUp
 
 
@@ -46,9 +46,9 @@ def main() -> None:
     except JaxresearchError as error:
         refuse(str(error))
     say(joined=True)
-    with tempfile.TemporaryDirectory(prefix="jaxresearch-follower-") as scratch:
+    with Scratch("jaxresearch-follower-") as scratch:
         try:
-            settings = _settings(peers, Path(scratch), say)
+            settings = _settings(peers, scratch, say)
         except JaxresearchError as error:
             peers.link.send(error=str(error))
             refuse(str(error))

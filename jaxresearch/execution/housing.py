@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from jaxresearch.levels import meets
 from jaxresearch.program.program import read_manifest
 from jaxresearch.sandbox.confinement import Box, installation
 from jaxresearch.sandbox.worker_tier import WorkerTier, choose_worker_tier
+from jaxresearch.scratch import Scratch
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 """A worker imports it through a folder of ours that holds nothing else. The one that it lies in may be a clone: not the
@@ -35,8 +35,8 @@ class WorkerHouse:
     def __init__(self, settings: WorkerSettings, *, require: str | None = None, network: bool = False) -> None:
         paths = {name: value.absolute() for name, value in settings if isinstance(value, Path)}
         self._settings, self._require, self._network = settings.model_copy(update=paths), require, network
-        self._inbox = tempfile.TemporaryDirectory(prefix="jaxresearch-inbox-")
-        self._scratch, self._imports = Path(self._inbox.name, "scratch"), Path(self._inbox.name, "imports")
+        self._inbox = Scratch("jaxresearch-inbox-")
+        self._scratch, self._imports = self.inbox / "scratch", self.inbox / "imports"
         self._sees_devices = False
         self._neighbour: WorkerHouse | None = None
         self.tier: WorkerTier | None = None
@@ -44,7 +44,7 @@ class WorkerHouse:
     @property
     def inbox(self) -> Path:
         """A folder of ours that workers may read: modules to be verified lie there."""
-        return Path(self._inbox.name)
+        return self._inbox.folder
 
     def share_with(self, house: WorkerHouse) -> None:
         """Take the tier that `house` has found by its self-test, once it has; the machine is the same."""
@@ -164,7 +164,7 @@ class WorkerHouse:
         return self._settings.verifies_for is None and has_accelerators()
 
     def close(self) -> None:
-        self._inbox.cleanup()
+        self._inbox.close()
 
 
 def _writable(settings: WorkerSettings) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from jaxresearch.config import StudyConfig
@@ -10,6 +9,7 @@ from jaxresearch.data import Corpus, prepare
 from jaxresearch.execution.housing import WorkerHouse
 from jaxresearch.execution.local import worker_settings
 from jaxresearch.sandbox.worker_tier import WorkerTier
+from jaxresearch.scratch import Scratch
 
 _DOCUMENTS = 400
 _VOCAB_SIZE = 300
@@ -20,8 +20,7 @@ async def try_worker() -> WorkerTier:
 
     Its corpus and its folders are made for it and removed. Raises `JaxresearchError` where none starts in any tier.
     """
-    with tempfile.TemporaryDirectory(prefix="jaxresearch-trial-") as folder:
-        root = Path(folder)
+    with Scratch("jaxresearch-trial-") as root:
         corpus = _corpus(root)
         config = StudyConfig.model_validate({"context": 64, "evaluation": {"tokens": 1024}})
         settings = worker_settings(config, corpus, programs=root / "programs", runs=root / "runs")

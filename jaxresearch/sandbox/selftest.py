@@ -9,7 +9,6 @@ import secrets
 import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NamedTuple
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.levels import TIERS, Tier, meets
 from jaxresearch.sandbox.isolation import Sandbox
+from jaxresearch.scratch import Scratch
 
 _PROBE = Path(__file__).with_name("probe.py")
 _PATIENCE_SECONDS = 120.0
@@ -96,8 +96,7 @@ async def examine(tier: Tier, *, network: bool = False, accelerators: bool = Fal
     outcome, token = None, secrets.token_hex(16)
     os.environ["JAXRESEARCH_SELFTEST"] = token
     try:
-        with tempfile.TemporaryDirectory(prefix="jaxresearch-selftest-") as name, _listeners(Path(name)) as listeners:
-            folder = Path(name)
+        with Scratch("jaxresearch-selftest-") as folder, _listeners(folder) as listeners:
             (folder / "secret").write_text(token)
             tree = folder / "tree"
             tree.mkdir()
