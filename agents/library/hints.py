@@ -6,7 +6,7 @@ from agents.library._base import Hint, RunSize
 
 HINTS: dict[str, Hint] = {
     # autoresearch's first kept change, and its second: a small budget wants many steps, and depth before width
-    "batch": Hint(-1, 0.6, "at a fixed token budget half the batch takes twice the steps"),
+    "batch": Hint(-1, 0.6, "half the batch takes twice the steps through as much text"),
     "depth": Hint(+1, 0.55, "depth helped most in autoresearch's published run"),
     "width": Hint(+1, 0.3, "a wider model learns more from each token"),
     "mlp_ratio": Hint(+1, 0.25, "more hidden units cost little here"),
