@@ -92,11 +92,12 @@ def test_a_keep_and_the_end_are_told_with_the_ledger_s_head(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("way", "why"), [("fails", "HTTP Error 500"), ("redirects", "302"), ("hangs", ""), ("trickles", "")]
+    ("way", "why", "seconds"),
+    [("fails", "HTTP Error 500", 5), ("redirects", "302", 5), ("hangs", "", 0.3), ("trickles", "", 0.3)],
 )
-def test_a_server_that_does_not_take_it_is_no_fault_of_the_study(tmp_path: Path, way: str, why: str):
+def test_a_server_that_does_not_take_it_is_no_fault_of_the_study(tmp_path: Path, way: str, why: str, seconds: float):
     with serving(way) as server:
-        study, hooks = told(tmp_path, url=server.url, timeout_seconds=0.3)
+        study, hooks = told(tmp_path, url=server.url, timeout_seconds=seconds)
     assert study.history.stopped.finished
     assert hooks.state["sent"] == 0
     assert hooks.state["failed"] >= 1
