@@ -4,6 +4,7 @@ a family is one hyperparameter, or one kind of edit, or combinations of near mis
 each family's chance to help is drawn from Beta(prior + helped, prior + did not help)
 the family with the highest draw makes its next move
 a numeric move goes on where the last one helped, turns round or shrinks where it did not
+a model that sees far too little text for its size, under a budget of compute, has its sizes halved first
 a clear loss on one side is a promise for the other, and no mark against the family
 no candidate is tried twice, and no move twice on one parent; on another parent a move is tried again only if it has
 helped, or nearly, wherever it was tried (agents/lineage.py)
@@ -263,10 +264,6 @@ def _numbers(
     scale = _Scale(each)
     here, size = scale.position(each.value), scale.first_step
     done = [past for past in alone if past.verdict != "pending" and past.config[each.name][0] is not None]
-    if halves and (not done or done[-1].helped):
-        half = scale.value(scale.position(float(each.value) / 2))
-        if half is not None:
-            yield half
     steps, sides = [size, size / 2], (1, -1)
     if done:
         last = done[-1]
@@ -281,6 +278,10 @@ def _numbers(
         else:
             direction, steps = -direction, [size, size / 2, size / 4]
     low, high = _bracket(scale, each.name, done, here)
+    if halves and (not done or done[-1].helped):
+        half = scale.value(scale.position(float(each.value) / 2))
+        if half is not None and low < scale.position(half) < high:
+            yield half
     for step in steps:
         if step < _SMALLEST_STEP * scale.first_step:
             return

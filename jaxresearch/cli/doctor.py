@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -95,6 +96,8 @@ async def _worker_tier() -> str:
         return str(await try_worker())
     except JaxresearchError as error:
         return f"none ({error.message.rstrip('.')})"
+    except OSError as error:  # nowhere to put its folders
+        return f"none ({error.strerror or error}: {tempfile.gettempdir()})"
 
 
 def _version(name: str) -> str | None:

@@ -214,6 +214,7 @@ def first_moves(budget: str, tokens: int, parameters: int) -> Counter:
 
 def test_a_model_too_large_for_its_compute_is_made_smaller_first():
     starved = first_moves("1e12flop", tokens=200_000, parameters=1_200_000)
+    assert first_moves("60s", tokens=200_000, parameters=1_200_000) == starved
     fed = first_moves("1e12flop", tokens=12_000_000, parameters=1_200_000)
     given = first_moves("200000tok", tokens=200_000, parameters=1_200_000)
     assert starved["depth", False] > 2 * max(starved["depth", True], starved["batch", False], 1)
@@ -234,13 +235,22 @@ def test_where_steps_are_given_a_larger_batch_sees_more_text():
         (384, [], 192),
         (256, [choice.Tried(1, "keep", -0.1, "width=256", {"width": (512, 256)})], 128),
         (512, [choice.Tried(1, "discard", 0.1, "width=256", {"width": (512, 256)})], 384),
+        (
+            384,
+            [
+                choice.Tried(1, "discard", 0.1, "width=256", {"width": (512, 256)}),
+                choice.Tried(2, "keep", -0.1, "width=384", {"width": (512, 384)}),
+            ],
+            None,  # between 256 and 512, which were both worse, there is nothing else
+        ),
     ],
 )
-def test_a_size_is_halved_and_halved_again(value, history, expected):
+def test_a_size_is_halved_and_halved_again_but_not_past_what_was_worse(value, history, expected):
     width = Hyperparameter("width", value, choices=(64, 96, 128, 192, 256, 384, 512))
     size = RunSize("flops", tokens=1000, parameters=1000)
-    move = choice.choose([width], {}, history, frozenset(), np.random.default_rng(0), size=size)
-    assert move.config == {"width": expected}
+    spare = Hyperparameter("scalar_lr", 0.005, low=0.0005, high=0.05, log=True)
+    move = choice.choose([width, spare], {}, history, frozenset(), np.random.default_rng(0), size=size)
+    assert move.config.get("width") == expected
 
 
 def test_a_prompt_without_sizes_is_answered_too():

@@ -73,11 +73,10 @@ def test_an_edit_that_helped_one_parent_is_offered_to_another():
 
 
 def test_a_beam_carries_what_helped_from_one_member_to_another():
-    """In whole studies: some tags are tried on more than one parent, and no candidate comes twice (`play` sees to it)."""
-    carried = 0
-    for seed in range(4):
+    """In a whole study: some tag is tried on more than one parent, and no candidate comes twice (`play` sees to it)."""
+    for seed in range(3):
+        played = play(Beam, experiments=60, seed=seed)
         places: dict[str, set[int]] = {}
-        for proposal in (each for row in play(Beam, experiments=30, seed=seed).rounds for each in row):
+        for proposal in (each for row in played.rounds for each in row):
             places.setdefault(proposal.tag, set()).add(proposal.parent)
-        carried += sum(len(parents) > 1 for parents in places.values())
-    assert carried
+        assert any(len(parents) > 1 for parents in places.values())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.process import Confinement, WorkerProcess
 from jaxresearch.execution.worker import WorkerSettings
+from jaxresearch.sandbox.worker_tier import WorkerTier
 from tests.cli.conftest import Result
 from tests.data.texts import make_texts
 
@@ -81,6 +84,16 @@ def test_doctor_promises_no_tier_in_which_no_worker_starts(
 
     monkeypatch.setattr(WorkerProcess, "start", start_nowhere)
     assert command("doctor", "--json").json["worker_tier"] == "none (the worker did not start: no Python)"
+
+
+def test_doctor_tells_of_a_full_disk_and_goes_on(command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch):
+    async def full() -> WorkerTier:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("jaxresearch.execution.trial.try_worker", full)
+    facts = command("doctor", "--json").json
+    assert facts["worker_tier"].startswith("none (No space left on device: ")
+    assert facts["sandbox_tier"]
 
 
 def test_a_required_sandbox_that_is_not_there_refuses_in_one_line(
