@@ -12,7 +12,19 @@ import pytest
 
 from tests.laboratory import ROOT
 
-NOUNS = {"errors", "files", "levels", "text", "machine", "budget", "proposal", "experiment", "config", "strategy"}
+NOUNS = {
+    "errors",
+    "files",
+    "scratch",
+    "levels",
+    "text",
+    "machine",
+    "budget",
+    "proposal",
+    "experiment",
+    "config",
+    "strategy",
+}
 BELOW = {
     "data": set(),
     "sandbox": set(),
