@@ -1,7 +1,7 @@
 """The tables of a tournament, in Markdown, from what `jaxresearch compare --json` printed.
 
-    jaxresearch compare --config configs/tournament.yaml --strategy greedy --strategy beam --strategy reflective \\
-        --tournament tournaments/example --json > docs/tournament/result.json
+    jaxresearch compare --config configs/tournament.yaml --strategy greedy --strategy tpe --strategy beam \\
+        --strategy reflective --tournament tournaments/example --json > docs/tournament/result.json
     python benchmarks/tournament_table.py docs/tournament/result.json > docs/tournament/README.md
 """
 
@@ -12,9 +12,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxresearch.budget import Budget
+
 COMMAND = (
-    "jaxresearch compare --config configs/tournament.yaml --strategy greedy --strategy beam --strategy reflective "
-    "--tournament tournaments/example"
+    "jaxresearch compare --config configs/tournament.yaml --strategy greedy --strategy tpe --strategy beam "
+    "--strategy reflective --tournament tournaments/example"
 )
 
 
@@ -27,12 +29,6 @@ def figure(found: dict[str, Any] | None, digits: int = 4, *, sign: bool = False)
     if found["low"] is None or found["high"] is None:
         return mean
     return f"{mean} ({format(found['low'], form)} to {format(found['high'], form)})"
-
-
-def short(budget: str) -> str:
-    """`300000000000flop` as `3e11flop`; other budgets as they are."""
-    number, unit, rest = budget.partition("flop")
-    return f"{float(number):g}{unit}".replace("e+", "e") if unit and not rest else budget
 
 
 def percent(value: float | None) -> str:
@@ -86,7 +82,7 @@ def document(facts: dict[str, Any], command: str, title: str, remark: str) -> st
         f"`{command}`",
         remark,
         f"{facts['repeats']} of {facts['planned_repeats']} repeats; each arm in each: {facts['budget']}, replicates "
-        f"included; one run: {short(facts['run_budget'])}. Intervals: 95 %, bootstrapped over repeats.",
+        f"included; one run: {Budget.parse(facts['run_budget'])}. Intervals: 95 %, bootstrapped over repeats.",
         table(["arm", "val_bpb, fresh seeds", "against the baseline", "test_bpb", "best so far, mean"], scores),
         table(
             [

@@ -33,6 +33,8 @@ class Budget:
     Budget(amount=300.0, unit='seconds')
     >>> str(Budget.parse("50Mtok"))
     '50000000tok'
+    >>> str(Budget.parse("500Gflop"))
+    '5e11flop'
     """
 
     amount: float
@@ -59,5 +61,6 @@ class Budget:
         suffix = {"seconds": "s", "steps": "steps", "tokens": "tok", "flops": "flop"}[self.unit]
         if self.unit in ("steps", "tokens"):
             return f"{int(self.amount)}{suffix}"
-        short = f"{self.amount:.12g}"
-        return f"{short if float(short) == self.amount else repr(self.amount)}{suffix}".replace("e+", "e")
+        number = Decimal(repr(self.amount)).normalize()  # repr: the fewest digits that are read back to the last bit
+        many = self.unit == "flops" and self.amount >= 1e6
+        return f"{number:{'e' if many else 'f'}}{suffix}".replace("e+", "e")

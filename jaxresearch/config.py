@@ -308,6 +308,9 @@ class TournamentPart(_Part):
     flops: float | None = Field(default=None, gt=0, description="of one arm in one repeat's trainings")
     final_seeds: int = Field(default=3, ge=1, le=400, description="fresh seeds on which final incumbents run again")
     controls: bool = Field(default=True, description="add the arms `independent` and `random_search`")
+    options: dict[str, dict[str, Any]] = Field(
+        default={}, description="of a strategy, or of one arm such as beam-2, which come on top"
+    )
 
     @model_validator(mode="after")
     def _one_budget_binds(self) -> TournamentPart:

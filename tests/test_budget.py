@@ -51,6 +51,11 @@ def test_whole_units_are_written_as_whole_numbers(amount, unit):
     assert Budget.parse(str(budget)) == budget
 
 
+@pytest.mark.parametrize("text", ["5e11flop", "3.3e12flop", "1500flop", "0.25s", "300s", "1e30flop"])
+def test_a_budget_is_written_as_people_write_it(text):
+    assert str(Budget.parse(text)) == text
+
+
 @given(st.text(max_size=12))
 def test_any_text_is_a_positive_finite_budget_or_one_clear_error(text):
     try:

@@ -24,10 +24,17 @@ class Output:
         self.as_json, self.quiet = as_json, quiet
         self.results = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self.progress = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=not sys.stderr.isatty())
+        self._noted: set[str] = set()
 
     def note(self, text: str) -> None:
         """A line of progress, as plain text: markup in it is not interpreted."""
         self.progress.print(text, markup=False)
+
+    def note_once(self, text: str) -> None:
+        """A `note`, the first time that the command says it."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self.note(text)
 
     def result(self, facts: dict[str, Any], show: Callable[[Console], None]) -> None:
         """The outcome of a command: `facts` as JSON, or `show` for people."""

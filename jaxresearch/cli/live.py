@@ -106,7 +106,8 @@ class Display:
     def preparing(self, stage: str, done: float) -> None:
         """Progress of preparing a corpus."""
         self.show(f"corpus {stage.partition(':')[0]}", f"corpus: {stage}", done)
-        self.say_once(f"preparing the corpus: {stage}")
+        if not self.live:
+            self._output.note_once(f"preparing the corpus: {stage}")
 
     def say_once(self, text: str) -> None:
         """`text` as a plain line, where there is no bar and it was not just said."""

@@ -33,7 +33,8 @@ class Arm:
 def make_arms(config: TournamentConfig, installed: Collection[str]) -> tuple[list[Arm], list[str]]:
     """The arms that `config` names and the controls, and a line about each control that is not installed.
 
-    A name that is given twice gets a number. Raises `ConfigurationError` for an unknown strategy, and for no arm.
+    A name that is given twice gets a number. Raises `ConfigurationError` for an unknown strategy, for no arm, and for
+    options of neither an arm nor a strategy.
     """
     arms: list[Arm] = []
     for text in config.tournament.arms:
@@ -58,6 +59,12 @@ def make_arms(config: TournamentConfig, installed: Collection[str]) -> tuple[lis
             )
     if not arms:
         raise ConfigurationError("--strategy: a tournament needs arms.", fix="For example --strategy greedy.")
+    for key in config.tournament.options:  # one file may serve several sets of arms
+        if key not in installed and all(key != arm.name for arm in arms):
+            raise ConfigurationError(
+                f"tournament.options: no arm and no strategy {key!r}.",
+                fix=f"Arms: {', '.join(arm.name for arm in arms)}.",
+            )
     return arms, notes
 
 
@@ -77,7 +84,9 @@ def study_config(config: TournamentConfig, arm: Arm, repeat: int, arms: int = 1)
     """
     study = config.study
     bound = config.tournament.accelerator_seconds is not None or config.tournament.flops is not None
-    own = study.strategy.options if study.strategy.name == arm.strategy else {}
+    own = dict(study.strategy.options) if study.strategy.name == arm.strategy else {}
+    for key in (arm.strategy, arm.name):
+        own |= config.tournament.options.get(key, {})
     interleave = study.acceptance.interleave
     changes = {
         "acceptance": {**study.acceptance.model_dump(), "interleave": interleave and max(1, interleave // arms)},
@@ -107,5 +116,5 @@ def budget_text(config: TournamentConfig) -> str:
     if part.accelerator_seconds is not None:
         return f"{part.accelerator_seconds:g} accelerator seconds"
     if part.flops is not None:
-        return f"{part.flops:g} FLOPs"
+        return f"{part.flops:g} FLOPs".replace("e+", "e")
     return f"{config.experiments} experiment{'s' * (config.experiments != 1)}"

@@ -53,10 +53,10 @@ class Tournament:
     @classmethod
     def create_or_open(cls, folder: Path, config: TournamentConfig, arms: Sequence[Arm]) -> Self:
         """Raises `JaxresearchError` when `folder` holds another tournament, or something else."""
-        plan = {"config": config.model_dump(mode="json"), "arms": [asdict(arm) for arm in arms]}
         path = folder / PLAN_FILE
         if path.is_file():
-            if json.loads(path.read_text("utf-8")) != plan:
+            there = cls.open(folder)  # settings that are newer than its plan have their defaults there
+            if (there.config.model_dump(mode="json"), there.arms) != (config.model_dump(mode="json"), tuple(arms)):
                 raise JaxresearchError(
                     f"{folder} holds a tournament with other settings.", fix="Choose another folder with --tournament."
                 )
@@ -64,6 +64,7 @@ class Tournament:
             raise JaxresearchError(f"{folder} is not empty.", fix="Choose another folder with --tournament.")
         else:
             folder.mkdir(parents=True, exist_ok=True)
+            plan = {"config": config.model_dump(mode="json"), "arms": [asdict(arm) for arm in arms]}
             draft = folder / f".{PLAN_FILE}"
             draft.write_text(json.dumps(plan, indent=1), "utf-8")
             draft.rename(path)

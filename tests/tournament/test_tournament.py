@@ -20,7 +20,7 @@ from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
 from jaxresearch.study.events import RunDiscarded, RunFinished
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.study import Study
-from jaxresearch.tournament.plan import Arm, control_of, fresh_seeds, make_arms, study_config
+from jaxresearch.tournament.plan import PLAN_FILE, Arm, control_of, fresh_seeds, make_arms, study_config
 from jaxresearch.tournament.results import arm_repeats, results
 from jaxresearch.tournament.shared import SharedRuns
 from jaxresearch.tournament.tournament import Fixed, Tournament
@@ -243,6 +243,16 @@ def test_a_whole_tournament_is_not_run_again(tmp_path: Path):
     assert executor.requests == []
 
 
+def test_a_plan_from_before_a_setting_existed_goes_on(tmp_path: Path):
+    config = tournament_config(budget="5e11flop")
+    Tournament.create_or_open(tmp_path / "t", config, ARMS)
+    plan = json.loads((tmp_path / "t" / PLAN_FILE).read_text())
+    del plan["config"]["tournament"]["options"]
+    plan["config"]["budget"] = "500000000000flop"
+    (tmp_path / "t" / PLAN_FILE).write_text(json.dumps(plan))
+    assert Tournament.create_or_open(tmp_path / "t", config, ARMS).arms == tuple(ARMS)
+
+
 def test_other_settings_are_refused(tmp_path: Path):
     Tournament.create_or_open(tmp_path / "t", tournament_config(), ARMS)
     with pytest.raises(JaxresearchError, match="a tournament with other settings"):
@@ -273,6 +283,28 @@ def test_its_studies_are_studies(tmp_path: Path):
     assert study.layout.programs.resolve() == tournament.programs.resolve()
     finished = [stored.event for stored in study.events() if isinstance(stored.event, RunFinished)]
     assert all(event.shared_from is None for event in finished), "its ledger is charged for shared runs"
+
+
+def test_arms_have_options_of_their_own():
+    config = tournament_config(
+        strategy={"name": "beam", "width": 2, "children": 2},
+        tournament={
+            "arms": ["beam", "beam", "random_search"],
+            "options": {"beam": {"children": 3}, "beam-2": {"width": 4}, "random_search": {"names": ["depth"]}},
+        },
+    )
+    arms, _ = make_arms(config, {"beam", "random_search"})
+    assert [study_config(config, arm, 0).strategy.options for arm in arms] == [
+        {"width": 2, "children": 3},
+        {"width": 4, "children": 3},
+        {"names": ["depth"]},
+    ]
+    astray = tournament_config(
+        tournament={"arms": ["beam"], "options": {"tpe": {}, "bean": {"width": 4}}, "controls": False}
+    )
+    with pytest.raises(ConfigurationError, match="no arm and no strategy 'bean'") as refusal:
+        make_arms(astray, {"beam", "tpe"})
+    assert refusal.value.fix == "Arms: beam."
 
 
 def test_arms_and_controls():
