@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: run test faults check lock clean
 
-## run: install, then a whole study with the default configuration: no key, no GPU, about ten minutes on two slow cores
+## run: install, then a whole study with the default configuration: no key, no GPU, about five minutes on two slow cores
 run: $(VENV)/installed
 	$(BIN)/jaxresearch run
 
