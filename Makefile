@@ -9,9 +9,9 @@ BIN := $(VENV)/bin
 run: $(VENV)/installed
 	$(BIN)/jaxresearch run
 
-## test: install, then every test, a file at a time in each of two processes
+## test: install, then every test, a file at a time in each of three processes: half of their time they wait
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 ## faults: kill, fill and harm studies, more than 200 times; `make test` does a sample
 faults: $(VENV)/installed-dev

@@ -29,6 +29,7 @@ import numpy as np
 from jaxresearch.config import LimitsConfig
 from jaxresearch.program.mesh import make_placement
 from jaxresearch.program.program import LoadedProgram, load, store
+from jaxresearch.program.tracers import Tracers
 from jaxresearch.program.tracing import TracedModules, trace
 from jaxresearch.program.verifier import ProgramLimits, Signature, verify
 from jaxresearch.proposal import Scalar
@@ -100,7 +101,7 @@ class Programs:
     """Programs by shape, each traced once."""
 
     def __init__(self, sandbox: Sandbox, batch: int, root: Path) -> None:
-        self._sandbox, self._batch, self._root = sandbox, batch, root
+        self._tracers, self._batch, self._root = Tracers(sandbox, root), batch, root
         self._known: dict[tuple[int, int, int], tuple[LoadedProgram, list[np.float32]]] = {}
 
     async def of(self, shape: Shape) -> tuple[LoadedProgram, list[np.float32]]:
@@ -112,16 +113,14 @@ class Programs:
     async def _make(self, shape: Shape) -> tuple[LoadedProgram, list[np.float32]]:
         platform, limits = "cuda" if jax.default_backend() == "gpu" else jax.default_backend(), LimitsConfig()
         config: dict[str, Scalar] = {"depth": shape.depth, "width": shape.width, "batch": self._batch}
-        with tempfile.TemporaryDirectory(dir=self._root) as scratch:
-            traced = await trace(
-                load_subject("gpt", config),
-                laboratory={"vocab_size": VOCAB_SIZE, "context": shape.context},
-                evaluation_batch=EVALUATION_BATCH,
-                platform=platform,
-                sandbox=self._sandbox,
-                limits=limits,
-                scratch=Path(scratch),
-            )
+        traced = await trace(
+            load_subject("gpt", config),
+            laboratory={"vocab_size": VOCAB_SIZE, "context": shape.context},
+            evaluation_batch=EVALUATION_BATCH,
+            platform=platform,
+            tracers=self._tracers,
+            limits=limits,
+        )
         if not isinstance(traced, TracedModules):
             raise SystemExit(f"{shape}: {traced.reason}")
         names, signature = tuple(sorted(traced.values)), (EVALUATION_BATCH, shape.context, VOCAB_SIZE)

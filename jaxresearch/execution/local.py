@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +24,7 @@ from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, Wo
 from jaxresearch.execution.worker import VerifyRequest, WorkerSettings
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.program.program import Manifest
+from jaxresearch.program.tracers import Tracers
 from jaxresearch.program.tracing import TracedModules, trace
 from jaxresearch.proposal import Candidate
 from jaxresearch.sandbox import Sandbox
@@ -88,6 +88,8 @@ class LocalExecutor:
         self._running = 0
         self._platform = ""
         self._known = KnownTraces()
+        self._tracers = None if sandbox is None else Tracers(sandbox, self._house.inbox)
+        self._is_alone = True
 
     @classmethod
     def create(
@@ -128,6 +130,7 @@ class LocalExecutor:
         """Know the traces of `other`, which is beside this one on one machine, and the sandbox tier that it found."""
         self._known = other._known
         self._house.share_with(other._house)
+        self._is_alone = other._is_alone = False
 
     def knows(self, program: str) -> bool:
         """Whether the worker has run that program, so that it need not be compiled."""
@@ -138,26 +141,21 @@ class LocalExecutor:
         if known is not None:
             return known
         assert self._sandbox is not None, "an executor without a sandbox traces nothing"
+        assert self._tracers is not None
         if not self._running or not self._platform:
             await self._ready_worker()
-        scratch = Path(tempfile.mkdtemp(prefix="trace-", dir=self._house.inbox))
-        try:
-            tree = scratch / "tree"
-            tree.mkdir()
-            traced = await trace(
-                candidate,
-                laboratory={"vocab_size": self._settings.vocab_size, "context": self._settings.context},
-                evaluation_batch=self._settings.evaluation_batch,
-                platform=self._platform,
-                sandbox=self._sandbox,
-                limits=self._limits,
-                scratch=tree,
-            )
-            if isinstance(traced, TraceFailure):
-                return traced
-            result = await self._verify(traced, self._sandbox.tier, scratch)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        traced = await trace(
+            candidate,
+            laboratory={"vocab_size": self._settings.vocab_size, "context": self._settings.context},
+            evaluation_batch=self._settings.evaluation_batch,
+            platform=self._platform,
+            tracers=self._tracers,
+            limits=self._limits,
+        )
+        if isinstance(traced, TraceFailure):
+            return traced
+        with tempfile.TemporaryDirectory(prefix="trace-", dir=self._house.inbox, ignore_cleanup_errors=True) as scratch:
+            result = await self._verify(traced, self._sandbox.tier, Path(scratch))
         if isinstance(result, TracedCandidate):
             self._known.remember(candidate, result)
         return result
@@ -238,6 +236,8 @@ class LocalExecutor:
         def watch(progress: RunProgress) -> None:
             nonlocal stage, began
             stage, began = progress.stage, time.monotonic() if began is None else began
+            if stage == "score":
+                self._look_ahead()
             on_progress(progress)
 
         def failed(verdict: Verdict, reason: str) -> FailedRun:
@@ -269,6 +269,12 @@ class LocalExecutor:
         if isinstance(outcome, CompletedRun):
             return outcome.model_copy(update={"worker": str(self._house.tier or "")})
         return outcome
+
+    def _look_ahead(self) -> None:
+        """Start the next candidate's tracer while the run at hand is scored: its training takes no time from us then, and
+        its budget none from it. Beside workers that train on the same processor it waits until it is needed."""
+        if self._tracers is not None and (self._is_alone or self._platform != "cpu"):
+            self._tracers.expect_another()
 
     async def _ask_to_run(
         self, request: RunRequest, limits: dict[str, float], watch: Callable[[RunProgress], None]
@@ -337,4 +343,6 @@ class LocalExecutor:
         if self._aside is not None:
             await self._aside.kill()
             self._aside = None
+        if self._tracers is not None:
+            await self._tracers.close()
         self._house.close()

@@ -1,13 +1,17 @@
 """Runs INSIDE the sandbox: imports a candidate's `models`, traces it, writes StableHLO to standard output.
 
-This file goes there alone, so it imports only the standard library and jax. Whatever it writes may be forged by the
+This file goes there alone, so it imports nothing of ours. Whatever it writes may be forged by the
 candidate, which shares its process; the laboratory believes nothing of it beyond the StableHLO, and verifies that.
+
+It may be started before there is a candidate; until its standard input is closed, it imports what candidates import.
 
 Standard input: one JSON object {"tree", "config", "evaluation_batch", "platform", "limits": {...}}.
 Standard output: 8 bytes length (big-endian), a JSON header of that length, the modules, of the sizes in "blobs".
 """
 
+import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -15,11 +19,17 @@ import resource
 import sys
 import traceback
 
+USUAL = ("jax", "jax.numpy", "jax.export", "flax.nnx", "optax")
+"""What most candidates import. One that fails is left to them, who may not need it."""
+
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.read())
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the candidate prints is a log, never a result
+    for name in USUAL:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    request = json.loads(sys.stdin.buffer.read())
     set_limits(request["limits"])
     sys.dont_write_bytecode = True
     try:

@@ -7,7 +7,6 @@ import math
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from jaxresearch.config import LimitsConfig
 from jaxresearch.experiment import TraceFailure, Verdict
 from jaxresearch.machine import physical_memory_bytes
+from jaxresearch.program.tracers import Tracers
 from jaxresearch.proposal import Candidate, Hyperparameter, Scalar
-from jaxresearch.sandbox import Sandbox, SandboxOutcome, write_tree
+from jaxresearch.sandbox import SandboxOutcome, write_tree
 from jaxresearch.text import clean, one_line
 
-_TRACER = Path(__file__).with_name("tracer.py")
 _HEADER_BYTES = 1_000_000
 
 
@@ -55,17 +54,14 @@ async def trace(
     laboratory: Mapping[str, Scalar],
     evaluation_batch: int,
     platform: str,
-    sandbox: Sandbox,
+    tracers: Tracers,
     limits: LimitsConfig,
-    scratch: Path,
 ) -> TracedModules | TraceFailure:
     """Trace `candidate` with the laboratory's own settings (`vocab_size`, `context`) on top of its config.
 
     A sandbox that was killed says nothing about the candidate: it is traced again, once.
     """
-    write_tree(scratch, candidate.files)
     request = {
-        "tree": sandbox.tree_path(scratch),
         "config": {**candidate.config, **laboratory},
         "evaluation_batch": evaluation_batch,
         "platform": platform,
@@ -77,13 +73,13 @@ async def trace(
     }
 
     async def once() -> SandboxOutcome:
-        return await sandbox.run_python(
-            _TRACER,
-            tree=scratch,
-            stdin=json.dumps(request).encode(),
-            timeout_seconds=limits.trace_seconds,
-            output_bytes=2 * limits.program_bytes + _HEADER_BYTES,
-        )
+        async with tracers.one() as tracer:
+            write_tree(tracer.tree, candidate.files)
+            return await tracer.process.finish(
+                json.dumps({**request, "tree": tracer.seen_as}).encode(),
+                timeout_seconds=limits.trace_seconds,
+                output_bytes=2 * limits.program_bytes + _HEADER_BYTES,
+            )
 
     outcome = await once()
     if not outcome.timed_out and outcome.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):

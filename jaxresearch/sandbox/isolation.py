@@ -60,7 +60,11 @@ class Sandbox:
         self, script: Path, *, tree: Path, stdin: bytes, timeout_seconds: float, output_bytes: int
     ) -> SandboxOutcome:
         """Run `script` with nothing readable but Python's installation and `tree`. Leaves no process behind."""
-        started = time.monotonic()
+        isolated = await self.start_python(script, tree=tree)
+        return await isolated.finish(stdin, timeout_seconds=timeout_seconds, output_bytes=output_bytes)
+
+    async def start_python(self, script: Path, *, tree: Path) -> Isolated:
+        """Start `script` without its standard input yet. What is put into `tree` later is seen there, too."""
         python = [sys.executable, "-I", "-B", _SCRIPT if self.tier == "bubblewrap" else str(script)]
         with confined(self.tier, self._box(script, tree), python) as (command, descriptors):
             process = await asyncio.create_subprocess_exec(
@@ -73,27 +77,7 @@ class Sandbox:
                 start_new_session=True,
                 pass_fds=descriptors,
             )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        output, log = _Head(output_bytes), _Tail(LOG_BYTES)
-        timed_out = False
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await asyncio.gather(
-                    _feed(process, stdin), _drain(process.stdout, output), _drain(process.stderr, log), process.wait()
-                )
-        except TimeoutError:
-            timed_out = True
-        finally:
-            await end_process(process, reaped=self.tier == "subprocess")
-        return SandboxOutcome(
-            returncode=process.returncode if process.returncode is not None else -signal.SIGKILL,
-            output=bytes(output.data),
-            output_truncated=output.truncated,
-            log=log.data.decode(errors="replace"),
-            timed_out=timed_out,
-            seconds=time.monotonic() - started,
-        )
+        return Isolated(process, reaped=self.tier == "subprocess")
 
     def _box(self, script: Path, tree: Path) -> Box:
         placed = self.tier == "bubblewrap"
@@ -106,6 +90,46 @@ class Sandbox:
             network=self.network,
             accelerators=self.accelerators,
         )
+
+
+class Isolated:
+    """A process that was started in a sandbox. It must be finished or ended."""
+
+    def __init__(self, process: asyncio.subprocess.Process, *, reaped: bool) -> None:
+        self._process, self._reaped = process, reaped
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def finish(self, stdin: bytes, *, timeout_seconds: float, output_bytes: int) -> SandboxOutcome:
+        """Give it its standard input, wait for its end, and see to it that nothing of it is left."""
+        process, started = self._process, time.monotonic()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        output, log = _Head(output_bytes), _Tail(LOG_BYTES)
+        timed_out = False
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await asyncio.gather(
+                    _feed(process, stdin), _drain(process.stdout, output), _drain(process.stderr, log), process.wait()
+                )
+        except TimeoutError:
+            timed_out = True
+        finally:
+            await self.end()
+        return SandboxOutcome(
+            returncode=process.returncode if process.returncode is not None else -signal.SIGKILL,
+            output=bytes(output.data),
+            output_truncated=output.truncated,
+            log=log.data.decode(errors="replace"),
+            timed_out=timed_out,
+            seconds=time.monotonic() - started,
+        )
+
+    async def end(self) -> None:
+        """End it, whatever it does."""
+        await end_process(self._process, reaped=self._reaped)
 
 
 def _environment() -> dict[str, str]:
