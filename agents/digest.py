@@ -87,6 +87,8 @@ def digest(
     near = near_misses(view)
     if near:
         sections.append(f"Discarded, yet better than their parent on the seeds that ran:\n{_rows(view, near)}")
+    if view.refused:
+        sections.append(f"Gave no program when they were checked, and never ran:\n{_refusals(view)}")
     crash = untrusted_crash(view, view.experiments[-1])
     if crash:
         sections.append(crash)
@@ -238,16 +240,39 @@ def trusted_reason(experiment: Experiment) -> str:
 
 
 def _change(view: StudyView, experiment: Experiment, proposal: Proposal) -> dict[str, object]:
-    change: dict[str, object] = {"idea": one_line(proposal.hypothesis, 120)}
-    if proposal.tag:
-        change["tag"] = one_line(proposal.tag, 80)
+    change = _told(proposal)
     moves = config_moves(view, experiment)
     if moves:
         change["config"] = {one_line(name, 60): list(move) for name, move in list(moves.items())[:20]}
-    if proposal.edits:
-        paths = Counter(edit.path for edit in proposal.edits)
-        change["edits"] = ", ".join(f"{one_line(path, 60)} x{count}" for path, count in sorted(paths.items())[:6])
-    return change
+    return change | _files(proposal)
+
+
+def _told(proposal: Proposal) -> dict[str, object]:
+    told: dict[str, object] = {"idea": one_line(proposal.hypothesis, 120)}
+    if proposal.tag:
+        told["tag"] = one_line(proposal.tag, 80)
+    return told
+
+
+def _files(proposal: Proposal) -> dict[str, object]:
+    paths = Counter(edit.path for edit in proposal.edits)
+    if not paths:
+        return {}
+    return {"edits": ", ".join(f"{one_line(path, 60)} x{count}" for path, count in sorted(paths.items())[:6])}
+
+
+def _refusals(view: StudyView) -> str:
+    """Without what their code said: that was told, fenced, in their own round."""
+    rows = []
+    for each in view.refused:
+        row: dict[str, object] = {"parent": each.parent, **_told(each)}
+        if each.config:
+            shown = {
+                name: one_line(value, 60) if isinstance(value, str) else value for name, value in each.config.items()
+            }
+            row["config"] = {one_line(name, 60): value for name, value in list(shown.items())[:20]}
+        rows.append(json.dumps(row | _files(each)))
+    return "\n".join(rows)
 
 
 def _score(experiment: Experiment) -> str:

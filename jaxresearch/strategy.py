@@ -42,6 +42,7 @@ class StudyView:
     max_requests: how many requests to the model one proposal may take, repairs included.
     constraints: name -> limit; an experiment that breaks one is discarded, however good its score is.
     simplicity_bpb: what a simpler candidate may lose against the best incumbent and still be kept; None: nothing.
+    refused: the last few proposals of earlier rounds that gave no program when they were checked, and never ran.
     nonce: for a fence around text that a candidate printed, which cannot have known it. It may decide nothing.
     """
 
@@ -59,6 +60,7 @@ class StudyView:
     max_requests: int = 16
     constraints: Mapping[str, float] = field(default_factory=dict)
     simplicity_bpb: float | None = None
+    refused: tuple[Proposal, ...] = ()
     nonce: str = ""
 
     @property

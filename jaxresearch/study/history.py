@@ -10,7 +10,8 @@ from typing import Any, TypeVar, assert_never
 from jaxresearch.config import StudyConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import TracedCandidate
-from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
+from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, TraceFailure, Verdict
+from jaxresearch.proposal import Proposal
 from jaxresearch.statistics.noise import NoiseFloor, Spread, seed_noise, spread
 from jaxresearch.study.costs import Costs
 from jaxresearch.study.events import (
@@ -45,6 +46,7 @@ from jaxresearch.study.size import CodeSize
 from jaxresearch.study.trial import Trial, TrialEvent
 
 CAPS = ("max_cost", "max_tokens", "experiments", "max_seconds", "stop_after_no_gain")
+REFUSALS_KEPT = 5
 """Settings that a session may change for what is left of the study."""
 
 
@@ -124,7 +126,8 @@ class History:
     approvals: a person's answers, by fingerprint of the sources. round_began, anchor: seq and hash of the event that
     opened the last round. incidents: all of them; those from `incidents_mark` on count towards the limit.
     caps: where a session set others than the settings. trained: runs of the search that were trained to an outcome; what
-    the infrastructure lost is none. spread: of all entries with a verdict together.
+    the infrastructure lost is none. spread: of all entries with a verdict together. refused: proposals of earlier rounds
+    that gave no program when they were checked, the last few.
     """
 
     created: StudyCreated
@@ -156,6 +159,7 @@ class History:
     trials: tuple[Trial, ...] = ()
     trained: int = 0
     spread: Spread = field(default_factory=Spread)
+    refused: tuple[Proposal, ...] = ()
 
     @property
     def config(self) -> StudyConfig:
@@ -370,6 +374,7 @@ class History:
             rounds=event.round + 1,
             request=None,
             checks=(),
+            refused=self._refused_by_now(),
             calls=(),
             failed_proposals=self.failed_proposals + 1,
             last_failure=event.reason,
@@ -386,9 +391,21 @@ class History:
             rounds=event.round + 1,
             request=None,
             checks=(),
+            refused=self._refused_by_now(),
             calls=(),
             proposal_streak=0,
         )
+
+    def _refused_by_now(self) -> tuple[Proposal, ...]:
+        found = list(self.refused)
+        for check in self.checks:
+            gave_none = isinstance(check.trace, TraceFailure) and check.trace.verdict is not Verdict.INFRASTRUCTURE
+            same = [
+                each for each in found if (each.config, each.edits) == (check.proposal.config, check.proposal.edits)
+            ]
+            if gave_none and not same:
+                found.append(check.proposal)
+        return tuple(found[-REFUSALS_KEPT:])
 
     def _with_trace(self, event: Traced) -> History:
         outcome = event.outcome

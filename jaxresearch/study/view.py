@@ -63,6 +63,7 @@ def study_view(
         check=Checker(journal, workspace, executor, request.round, gate).check,
         constraints=history.config.constraints.binding,
         simplicity_bpb=margin_bpb(history),
+        refused=history.refused,
         nonce=hashlib.sha256(f"{history.anchor} digest".encode()).hexdigest()[:16],
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from fake_study import SOURCE, FakeStudy
@@ -242,6 +243,22 @@ def test_a_crash_is_quoted_as_untrusted_data_under_a_nonce_that_replays():
     assert nonce in digest(study.view(), 0)
     study.add(Proposal(parent=0, hypothesis="x", config={"depth": 4}))
     assert "UNTRUSTED" not in digest(study.view(), 0)
+
+
+def test_what_gave_no_program_is_remembered_without_what_its_code_said():
+    study = FakeStudy(None)
+    assert "Gave no program" not in digest(study.view(), 0)
+    odd = Proposal(parent=0, hypothesis="odd\nwidth", tag="width=96", config={"depth": 7, "pattern": "S\x1b[2J"})
+    edited = Proposal(
+        parent=0, hypothesis="y", edits=(Edit(path="models/gpt.py", search="relu(x)", replace="spell(x)"),)
+    )
+    shown = digest(replace(study.view(), refused=(odd, edited)), 0)
+    rows = shown.split("Gave no program when they were checked, and never ran:\n")[1].split("\n\n")[0].splitlines()
+    assert [json.loads(row) for row in rows] == [
+        {"parent": 0, "idea": "odd width", "tag": "width=96", "config": {"depth": 7, "pattern": "S[2J"}},
+        {"parent": 0, "idea": "y", "edits": "models/gpt.py x1"},
+    ]
+    assert "spell" not in shown
 
 
 def test_control_characters_do_not_reach_the_ledger():

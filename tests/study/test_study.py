@@ -478,3 +478,26 @@ def test_kept_scores_are_means_over_seeds(bench: Bench):
     assert kept.val_bpb == pytest.approx(sum(run.val_bpb for run in runs) / len(runs))
     assert len(runs) >= 2
     assert kept.verdict is Verdict.KEEP
+
+
+def test_a_strategy_is_told_what_gave_no_program_in_earlier_rounds(tmp_path: Path):
+    """Not in the round itself, whose view must be the same when it is resumed; and no more than the last few."""
+
+    class Stubborn(Scripted):
+        async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
+            remark = [f"GAIN = 0.0  # {len(view.experiments)} {at}" for at in range(2)]
+            edits = [Edit(path="models/recipe.py", search="GAIN = 0.0", replace=text) for text in remark]
+            others = [mode("syntax").model_copy(update={"edits": (*mode("syntax").edits, edit)}) for edit in edits]
+            for broken in (mode("syntax"), *others):
+                assert await view.check(broken) is not None
+            return await super().propose(view, slots)
+
+    script = [gain(-0.1), gain(-0.2), gain(-0.3)]
+    strategy = Stubborn(script)
+    study = Bench(tmp_path / "study", config(3)).run(strategy=strategy)
+    refused = [view.refused for view in strategy.views]
+    assert [len(each) for each in refused] == [0, 3, 5]
+    assert refused[1][0] == mode("syntax")
+    assert refused[2].count(mode("syntax")) == 1
+    assert all(proposal not in refused[2] for proposal in script)
+    assert study.history.refused[-1] not in refused[2]
