@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,11 +63,17 @@ def process(cache_root: Path) -> Callable[..., subprocess.Popen]:
 
 @pytest.fixture(scope="session")
 def finished(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of three experiments with the builtin model, run to its end."""
-    from jaxresearch.cli import main
-
-    folder = tmp_path_factory.mktemp("studies") / "finished"
-    with pytest.raises(SystemExit) as ended:
-        main(["run", "--config", str(config_file), "--study", str(folder), "--quiet"])
-    assert not ended.value.code
-    return folder
+    """A study of three experiments with the builtin model, run to its end: once, whatever number of processes test."""
+    own = tmp_path_factory.mktemp("studies") / "finished"
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all the processes
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "finished").is_dir():
+            with pytest.raises(SystemExit) as ended:
+                main(["run", "--config", str(config_file), "--study", str(shared / "finished.new"), "--quiet"])
+            assert not ended.value.code
+            (shared / "finished.new").rename(shared / "finished")
+    shutil.copytree(shared / "finished", own, symlinks=True)
+    return own
