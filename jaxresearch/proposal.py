@@ -20,6 +20,9 @@ SUBJECT_FOLDER = "models"
 MAX_SOURCE_CHARACTERS = 1_000_000
 """Of all files of a candidate together."""
 _MAX_PATH = 200
+_PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
+"""A path is shown to people and to models, and goes into commands: it may not read as a sentence, as markup, as a pattern,
+and letters of other alphabets look like ours."""
 _ENCODING = re.compile(
     r"(?:[ \t\f]*(?:#[^\r\n]*)?(?:\r\n?|\n))?[ \t\f]*#[^\r\n]*?coding[:=](?![ \t]*utf-?8(?![-\w.]))", re.IGNORECASE
 )
@@ -137,13 +140,13 @@ def checked_path(path: str) -> str:
     """`path` in normal form, or `EditError` when it is not a Python file of the subject."""
     normal = posixpath.normpath(path)
     inside = normal.startswith(f"{SUBJECT_FOLDER}/") and ".." not in normal.split("/")
-    plain = path.isascii() and path.isprintable() and "\\" not in path  # letters of other alphabets look like ours
+    plain = _PLAIN_PATH.fullmatch(path) is not None
     hidden = any(part.startswith(".") for part in normal.split("/"))
     long = len(normal.encode(errors="replace")) > _MAX_PATH
     if path.startswith("/") or not inside or not plain or hidden or long or not normal.endswith(".py"):
         raise EditError(
             f"{path[:_MAX_PATH]!r} is not the subject: only .py files under {SUBJECT_FOLDER}/ may change.",
-            fix=f"Edit a file under {SUBJECT_FOLDER}/.",
+            fix=f"Edit a file under {SUBJECT_FOLDER}/; names are of ASCII letters, digits, _, - and dots.",
         )
     return normal
 
