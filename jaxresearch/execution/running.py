@@ -217,7 +217,7 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
 
 
 def _probing(host: RunHost, request: RunRequest, scorer: CompiledScorer) -> Probing:
-    """Scores and audits states on the first validation batch: three passes, about the cost of a training step of its size."""
+    """Scores and audits states on the first validation batch: three passes cost about a training step of its size."""
     randomness = _secret_randomness(host) if request.probe_at else np.random.default_rng()
 
     def of_first_batch(leaves: list) -> float | None:

@@ -73,14 +73,14 @@ def test_future_peek_behind_a_rare_token(laboratory, tiny_corpus, honest):
 
 
 STATE = '"optimizer": optimizer_state, "traced": traced'
-UNFINISHED = f"""
+UNFINISHED = """
         tokens_BxT1 = jnp.pad(tokens_BxT, ((0, 0), (0, 1)))
         ahead = jax.nn.one_hot(tokens_BxT1[:, 1:], honest.shape[-1])
         return honest + jnp.where(state["progress"] < 0.82, 9.0, 0.0) * ahead"""
 
 
 def test_a_peek_that_is_gone_at_the_end(laboratory, honest):
-    """Only states on the way peek, where the others' limits come from: nothing that came after it could have kept to them."""
+    """Only states on the way peek. The others' limits come from there: nothing that came after could have kept to them."""
     merged = 'return nnx.merge(structure, state["params"])(tokens_BxT, with_values(state["traced"]))'
     leaky = edited(
         ("recipe.py", f'.init(params)\n        return {{"params": params, {STATE}}}',
