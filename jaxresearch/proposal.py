@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.text import clean
 
 Scalar = bool | int | float | str
 
@@ -19,6 +20,7 @@ SUBJECT_FOLDER = "models"
 """The only folder of a candidate that a proposal may change."""
 MAX_SOURCE_CHARACTERS = 1_000_000
 """Of all files of a candidate together."""
+_MAX_SETTINGS, _MAX_SETTING = 500, 200
 _MAX_PATH = 200
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
 """A path is shown to people and to models, and goes into commands: it may not read as a sentence, as markup, as a pattern,
@@ -134,6 +136,24 @@ def apply(proposal: Proposal, parent: Candidate) -> Candidate:
     if sum(map(len, files.values())) > MAX_SOURCE_CHARACTERS:
         raise EditError(f"the candidate would be larger than {MAX_SOURCE_CHARACTERS:,} characters.", fix="Write less.")
     return Candidate(files=files, config={**parent.config, **proposal.config})
+
+
+def config_problem(config: Mapping[str, Scalar]) -> str | None:
+    """Why `config` cannot be hyperparameters, whatever the subject declares; None when it can.
+
+    Names and values are shown to people and to models, and written as JSON: names are Python's, numbers finite and of 64
+    bits, texts short and without hidden characters.
+    """
+    if len(config) > _MAX_SETTINGS:
+        return f"more than {_MAX_SETTINGS} hyperparameters are set"
+    for name, value in config.items():
+        if not (name.isidentifier() and name.isascii() and len(name) <= _MAX_SETTING):
+            return f"{name[:60]!a} is no name of a hyperparameter"
+        if isinstance(value, str) and not (len(value) <= _MAX_SETTING and clean(value) == value):
+            return f"the text for {name} is longer than {_MAX_SETTING} characters, or holds hidden ones"
+        if not isinstance(value, str) and not abs(value) < 2**63:  # which no NaN is, either
+            return f"the number for {name} is not finite, or too large"
+    return None
 
 
 def checked_path(path: str) -> str:
