@@ -94,8 +94,9 @@ def calibration(view: StudyView) -> Calibration | None:
 
 def category(proposal: Proposal) -> str:
     """The kind of change: the file that is edited, or the last word of the hyperparameter's name, such as `lr`."""
-    kinds = {f"code {edit.path}" for edit in proposal.edits}
-    kinds |= {re.sub(r"\d+$", "", name).rsplit("_", 1)[-1] or name for name in proposal.config}
+    kinds = {f"code {one_line(edit.path, 60)}" for edit in proposal.edits}
+    names = {one_line(name, 60) for name in proposal.config}  # of experiments that crashed for it too: any text
+    kinds |= {re.sub(r"\d+$", "", name).rsplit("_", 1)[-1] or name for name in names}
     return kinds.pop() if len(kinds) == 1 else "combination"
 
 
@@ -169,7 +170,7 @@ def predictions(view: StudyView, last: int) -> list[str]:
 def text(view: StudyView, size: int) -> str:
     """The notebook as a model reads it. Its length has a bound that the study's length does not move."""
     written = [
-        f"- {note.topic}: {note.text} (experiments {', '.join(map(str, note.experiments))})"
+        f"- {one_line(note.topic, 80)}: {one_line(note.text, 240)} (experiments {', '.join(map(str, note.experiments))})"
         for note in lessons(view, size)
     ]
     counted = sorted(evidence(view), key=lambda each: -each.tries)[:size]

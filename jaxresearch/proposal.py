@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.text import clean
 
 Scalar = bool | int | float | str
 
@@ -19,7 +20,11 @@ SUBJECT_FOLDER = "models"
 """The only folder of a candidate that a proposal may change."""
 MAX_SOURCE_CHARACTERS = 1_000_000
 """Of all files of a candidate together."""
+_MAX_SETTINGS, _MAX_SETTING = 500, 200
 _MAX_PATH = 200
+_PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)
+"""A path is shown to people and to models, and goes into commands: it may not read as a sentence, as markup, as a pattern,
+and letters of other alphabets look like ours."""
 _ENCODING = re.compile(
     r"(?:[ \t\f]*(?:#[^\r\n]*)?(?:\r\n?|\n))?[ \t\f]*#[^\r\n]*?coding[:=](?![ \t]*utf-?8(?![-\w.]))", re.IGNORECASE
 )
@@ -133,17 +138,35 @@ def apply(proposal: Proposal, parent: Candidate) -> Candidate:
     return Candidate(files=files, config={**parent.config, **proposal.config})
 
 
+def config_problem(config: Mapping[str, Scalar]) -> str | None:
+    """Why `config` cannot be hyperparameters, whatever the subject declares; None when it can.
+
+    Names and values are shown to people and to models, and written as JSON: names are Python's, numbers finite and of 64
+    bits, texts short and without hidden characters.
+    """
+    if len(config) > _MAX_SETTINGS:
+        return f"more than {_MAX_SETTINGS} hyperparameters are set"
+    for name, value in config.items():
+        if not (name.isidentifier() and name.isascii() and len(name) <= _MAX_SETTING):
+            return f"{name[:60]!a} is no name of a hyperparameter"
+        if isinstance(value, str) and not (len(value) <= _MAX_SETTING and clean(value) == value):
+            return f"the text for {name} is longer than {_MAX_SETTING} characters, or holds hidden ones"
+        if not isinstance(value, str) and not abs(value) < 2**63:  # which no NaN is, either
+            return f"the number for {name} is not finite, or too large"
+    return None
+
+
 def checked_path(path: str) -> str:
     """`path` in normal form, or `EditError` when it is not a Python file of the subject."""
     normal = posixpath.normpath(path)
     inside = normal.startswith(f"{SUBJECT_FOLDER}/") and ".." not in normal.split("/")
-    plain = path.isascii() and path.isprintable() and "\\" not in path  # letters of other alphabets look like ours
+    plain = _PLAIN_PATH.fullmatch(path) is not None
     hidden = any(part.startswith(".") for part in normal.split("/"))
     long = len(normal.encode(errors="replace")) > _MAX_PATH
     if path.startswith("/") or not inside or not plain or hidden or long or not normal.endswith(".py"):
         raise EditError(
             f"{path[:_MAX_PATH]!r} is not the subject: only .py files under {SUBJECT_FOLDER}/ may change.",
-            fix=f"Edit a file under {SUBJECT_FOLDER}/.",
+            fix=f"Edit a file under {SUBJECT_FOLDER}/; names are of ASCII letters, digits, _, - and dots.",
         )
     return normal
 

@@ -18,6 +18,7 @@ from jaxresearch.cli.live import outcome_text, score_text
 from jaxresearch.cli.uncollected import uncollected
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, RunOutcome, Verdict
+from jaxresearch.report.record import clean_value
 from jaxresearch.report.timeline import Spending, spending
 from jaxresearch.statistics.noise import NoiseFloor
 from jaxresearch.study.beside import said_of_trials
@@ -231,7 +232,7 @@ def _spread(noise: NoiseFloor) -> str:
 
 def _facts(history: History, experiment: Experiment) -> dict:
     entry = history.entries[experiment.number]
-    facts = experiment.model_dump(mode="json", exclude={"runs": {"__all__": {"curve"}}})
+    facts = clean_value(experiment.model_dump(mode="json", exclude={"runs": {"__all__": {"curve"}}}))
     return {
         **facts,
         "val_bpb": experiment.val_bpb,
@@ -316,7 +317,7 @@ def _print_experiment(
         if proposal.expected_effect:
             line("expected", one_line(proposal.expected_effect, 500))
         if proposal.config:
-            line("config", ", ".join(f"{key} = {value}" for key, value in proposal.config.items()))
+            line("config", one_line(", ".join(f"{key} = {value}" for key, value in proposal.config.items()), 2000))
         if proposal.repairs is not None:
             line("second try", f"of experiment {proposal.repairs}, which crashed")
     for label, each in zip(chain(["stands on"], repeat("")), history.lineage(experiment.parent or 0), strict=False):

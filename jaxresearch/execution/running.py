@@ -23,7 +23,7 @@ from jaxresearch.execution.utilisation import model_flops_utilisation
 from jaxresearch.execution.worker import WorkerSettings
 from jaxresearch.experiment import MACHINE, Audit, CompletedRun, FailedRun, Verdict
 from jaxresearch.files import write_whole
-from jaxresearch.scoring.audits import AuditSubject, gain_audits, routine_audits
+from jaxresearch.scoring.audits import AuditSubject, gain_audits, probe_audit, routine_audits
 from jaxresearch.scoring.scorer import CompiledScorer, NotFiniteError, Score, bits_per_byte, score
 from jaxresearch.text import one_line
 from jaxresearch.training.checkpoints import Checkpoints
@@ -144,6 +144,9 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
     except TrainingFailedError as error:
         verdict = Verdict.TIMEOUT if error.timeout else Verdict.DISCARD if error.hopeless else Verdict.CRASH
         spent = {"train_seconds": error.seconds, "flops": error.flops}
+        if probing.broken is not None:
+            broke_rule = {"audits": (probing.broken,), "step": error.step, "curve": error.curve, **spent}
+            return failed(Verdict.INVALID, _said_of(probing.broken), **broke_rule)
         return failed(verdict, error.reason, step=error.step, curve=error.curve, probes=tuple(probing.points), **spent)
     except JaxresearchError:
         raise
@@ -167,8 +170,7 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
         audits += routine_audits(AuditSubject(scorer, trained.leaves, sealed), randomness)
     broken = next((audit for audit in audits if not audit.passed), None)
     if broken is not None:
-        reason = f"{broken.name}: {broken.detail} (by up to {broken.max_deviation:.3g} nats)"
-        return failed(Verdict.INVALID, reason, audits=audits, **so_far)
+        return failed(Verdict.INVALID, _said_of(broken), audits=audits, **so_far)
     if request.probe_at:
         first = bits_per_byte(scored.nats[:1], host.rows[:1, :, 1:], host.corpus.byte_lengths)
         probing.points.append((1.0, first))
@@ -215,7 +217,8 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
 
 
 def _probing(host: RunHost, request: RunRequest, scorer: CompiledScorer) -> Probing:
-    """Scores states on the first validation batch, which costs about a third of a training step of its size."""
+    """Scores and audits states on the first validation batch: three passes cost about a training step of its size."""
+    randomness = _secret_randomness(host) if request.probe_at else np.random.default_rng()
 
     def of_first_batch(leaves: list) -> float | None:
         try:
@@ -223,7 +226,10 @@ def _probing(host: RunHost, request: RunRequest, scorer: CompiledScorer) -> Prob
         except NotFiniteError:
             return None  # the whole evaluation at the end has the word on that
 
-    return Probing(of_first_batch, request.probe_at, dict(request.cut_above))
+    def audit(leaves: list) -> Audit:
+        return probe_audit(AuditSubject(scorer, leaves, host.rows), randomness)
+
+    return Probing(of_first_batch, request.probe_at, dict(request.cut_above), audit)
 
 
 def _batches(corpus: Corpus, seed: int) -> Callable[[int], Prefetched]:
@@ -241,6 +247,10 @@ def _judge_runtime_error(error: Exception, stage: str) -> tuple[Verdict, str]:
     if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
         return Verdict.CRASH, f"out of memory while {stage}: {text}"
     return Verdict.CRASH, f"{type(error).__name__} while {stage}: {text}"
+
+
+def _said_of(broken: Audit) -> str:
+    return f"{broken.name}: {broken.detail} (by up to {broken.max_deviation:.3g} nats)"
 
 
 def _audit(

@@ -28,9 +28,23 @@ ALLOWED_OPERATIONS = ELEMENTWISE | _STRUCTURE | {"func.func", "func.call", "func
 """Pure dataflow. Absent: custom calls, rng, host transfers (infeed, outfeed, send, recv), collectives."""
 
 ALLOWED_COMPOSITES = re.compile(r"(chlo|jaxresearch)\.[a-z0-9_.]+")
-_ALLOWED_DOTTED_ATTRIBUTES = frozenset({"jax.uses_shape_polymorphism", "mhlo.num_partitions", "mhlo.num_replicas"})
+_ALLOWED_ATTRIBUTES = frozenset(
+    (
+        "algorithm base_dilations batch_group_count broadcast_dimensions compare_type comparison_direction "
+        "composite_attributes decomposition dimension dimension_numbers dimensions dot_dimension_numbers edge_padding_high "
+        "edge_padding_low exponent_bits feature_group_count index indices_are_sorted interior_padding iota_dimension "
+        "is_stable lhs_dilation limit_indices mantissa_bits name padding permutation precision_config result_accuracy "
+        "rhs_dilation scatter_dimension_numbers slice_sizes start_indices strides unique_indices value version "
+        "window_dilations window_dimensions window_reversal window_strides "
+        "arg_attrs callee function_type res_attrs sym_name sym_visibility "
+        "jax.uses_shape_polymorphism mhlo.num_partitions mhlo.num_replicas"
+    ).split()
+)
+"""Those that the allowed operations define (the last line but one: functions and calls), and three that JAX writes."""
 _ALLOWED_ARGUMENT_ATTRIBUTES = frozenset({"jax.result_info", "jax.arg_info"})
 _MAX_PHASES = 16
+_BYTES_OF_VALUE = 4
+"""Of a runtime input: a candidate declares how many there are, and their values."""
 _MAX_STEP_TOKENS = 2**24
 """Tokens of one step: our own process gathers them."""
 _MAX_INLINED = 1_000_000
@@ -108,6 +122,9 @@ def verify(
     if any(stablehlo.parse(module.serialize()).text != module.text for module in modules):
         raise InvalidProgramError("unreadable module: stored and read back it would be another one")
     constants, attributes = (sum(each) for each in zip(*carried, strict=True))
+    constants += _BYTES_OF_VALUE * len(
+        traced
+    )  # a program that asks for ten thousand runtime inputs brings their values
     if constants > limits.constant_bytes:
         raise InvalidProgramError(
             f"constant bytes: the program carries {constants:,} bytes of constants, above the cap of "
@@ -187,9 +204,9 @@ def _describe(op: Operation) -> str:
 def _refuse_attributes(op: Operation) -> None:
     """Attributes from outside the operation's own definition can steer the compiler: only known harmless ones pass."""
     for name in op.attributes:
-        if "." in name and name not in _ALLOWED_DOTTED_ATTRIBUTES:
+        if name not in _ALLOWED_ATTRIBUTES:
             raise InvalidProgramError(f"attribute {name} on {op.name} is not allowed")
-        if op.name == "func.func" and name in ("arg_attrs", "res_attrs"):
+        if name in ("arg_attrs", "res_attrs"):
             for key in stablehlo.named_attributes(op, name):
                 if key not in _ALLOWED_ARGUMENT_ATTRIBUTES:
                     raise InvalidProgramError(f"argument attribute {key} is not allowed")

@@ -73,6 +73,17 @@ def routine_audits(subject: AuditSubject, randomness: np.random.Generator) -> tu
     )
 
 
+def probe_audit(subject: AuditSubject, randomness: np.random.Generator) -> Audit:
+    """That of a state which is scored on the first batch, on its way: a random cut in each of the batch's rows.
+
+    What is scored there becomes the limit above which other runs are cut; a leak that is gone at the end would make it
+    one that no honest run keeps to. Such a leak must be worth much of the loss, so few cuts find it.
+    """
+    _, rows, width = subject.rows.shape
+    cuts = [Cut(0, row, int(randomness.integers(1, width - 1))) for row in range(rows)]
+    return check_causality(subject, cuts, randomness).model_copy(update={"name": "causality at a probe"})
+
+
 def gain_audits(
     subject: AuditSubject,
     nats: np.ndarray,

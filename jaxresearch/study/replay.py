@@ -57,6 +57,7 @@ from jaxresearch.study.stopping import Stop
 from jaxresearch.study.study import Study
 from jaxresearch.study.view import Checker, study_view
 from jaxresearch.study.workspace import Workspace
+from jaxresearch.text import one_line
 
 
 class ReplayDifference(JaxresearchError):  # noqa: N818 - what it found, not what went wrong
@@ -358,7 +359,7 @@ def _named(what: object) -> str:
     match what:
         case Proposed(number=number, proposal=proposal):
             change = ", ".join([*map(str, proposal.config.items()), *(f"edit {edit.path}" for edit in proposal.edits)])
-            return f"experiment {number} on {proposal.parent}: {proposal.hypothesis[:120]!r} ({change[:200]})"
+            return f"experiment {number} on {proposal.parent}: {proposal.hypothesis[:120]!r} ({one_line(change)})"
         case ProposalFailed(reason=reason):
             return f"no proposal ({reason[:200]})"
         case Decided(verdict=verdict, reason=reason):

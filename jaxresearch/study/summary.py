@@ -20,6 +20,9 @@ from jaxresearch.text import one_line
 TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 """Of autoresearch's results.tsv, in its order; its analysis notebook reads exactly these."""
 
+_BEGIN_A_FORMULA = "=+-@"
+"""Spreadsheets run what begins so, and some start other programs for it; behind a quote it is text for all of them."""
+
 _TSV_STATUS = {
     Verdict.KEEP: "keep",
     Verdict.DISCARD: "discard",
@@ -130,6 +133,8 @@ def _row(entry: Entry, measured: Entry) -> tuple[str, ...]:
     memory_gb = 0.0 if crashed else _peak_memory_bytes(experiment) / 2**30
     # A reader of tables would take an opening quote for the beginning of a field, and the next rows for the rest of it.
     description = one_line(entry.experiment.title).replace('"', "'") or "no description"
+    if description[0] in _BEGIN_A_FORMULA:
+        description = f"'{description}"
     return (entry.experiment.commit[:7], f"{val_bpb:.6f}", f"{memory_gb:.1f}", status, description)
 
 

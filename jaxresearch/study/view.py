@@ -14,7 +14,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor, ExecutorLostError, TracedCandidate, TraceFailure
 from jaxresearch.experiment import Verdict
 from jaxresearch.files import DiskFullError, is_full
-from jaxresearch.proposal import Candidate, EditError, Hyperparameter, Proposal, apply
+from jaxresearch.proposal import Candidate, EditError, Hyperparameter, Proposal, apply, config_problem
 from jaxresearch.strategy import StudyView
 from jaxresearch.study.approval import Gate
 from jaxresearch.study.constraints import broken_by_trace
@@ -171,7 +171,8 @@ def proposal_error(history: History, proposal: Proposal) -> str | None:
         decode(encode(Proposed(round=0, number=0, proposal=proposal)))
     except ValueError as error:
         return f"The proposal cannot be written down: {error}."
-    return None
+    wrong = config_problem(proposal.config)
+    return None if wrong is None else f"The proposal cannot be an experiment: {wrong}."
 
 
 def _finding(history: History, trace: TraceOutcome, nonce: str) -> str | None:

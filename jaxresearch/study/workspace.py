@@ -30,6 +30,8 @@ _OPTIONS = (
     "-c",
     "core.fsync=committed,reference",
 )
+_DIFF = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--text")
+"""A zero byte would make a file binary for git, and its diff one line that shows nothing of it."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HEADING = re.compile(r"^[0-9a-f]{40}$", re.MULTILINE)
 _ANCHOR = re.compile(r"\nLedger: ([0-9a-f]{64})\n*\Z")
@@ -87,16 +89,16 @@ class Workspace:
 
     def diff(self, parent: str, commit: str) -> str:
         """Unified diff from commit `parent` to `commit`, config included."""
-        options = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "-p")
-        return self._git("diff-tree", *options, _checked(parent), _checked(commit)).decode("utf-8", "replace")
+        return self._git("diff-tree", *_DIFF, "-p", _checked(parent), _checked(commit)).decode("utf-8", "replace")
 
     def diffs(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
         """The diff of each (parent, commit), as `diff` gives it, from one git process for all."""
         if not pairs:
             return []
-        options = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--always", "-p", "--stdin")
         lines = "".join(f"{_checked(commit)} {_checked(parent)}\n" for parent, commit in pairs)
-        output = self._git("diff-tree", *options, stdin=lines.encode()).decode("utf-8", "replace")
+        output = self._git("diff-tree", *_DIFF, "--always", "-p", "--stdin", stdin=lines.encode()).decode(
+            "utf-8", "replace"
+        )
         # A line that is nothing but a commit is git's heading: a diff's own lines never begin with a hexadecimal digit.
         _, *parts = _HEADING.split(output)
         return [part.removeprefix("\n") for part in parts]

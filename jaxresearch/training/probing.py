@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import jax
 
+from jaxresearch.experiment import Audit
+
 Leaves = list[jax.Array]
 
 
@@ -16,15 +18,18 @@ class Probing:
     """What a training is asked at its checkpoints.
 
     score: a state's bits per byte, None where it has none. checkpoints: shares of the budget, ascending. limits: by
-    checkpoint, the bits per byte above which the training ends there. points: (checkpoint, bits per byte) so far.
-    seconds: that scoring them took in this process.
+    checkpoint, the bits per byte above which the training ends there. audit: of a state that was scored. points:
+    (checkpoint, bits per byte) so far. seconds: that scoring and auditing them took in this process. broken: the audit
+    that failed; the training ends there.
     """
 
     score: Callable[[Leaves], float | None]
     checkpoints: tuple[float, ...]
     limits: Mapping[float, float]
+    audit: Callable[[Leaves], Audit]
     points: list[tuple[float, float]] = field(default_factory=list)
     seconds: float = 0.0
+    broken: Audit | None = None
     _next: int = 0
 
     def take_up(self, points: Sequence[tuple[float, float]]) -> str | None:
@@ -44,7 +49,7 @@ class Probing:
         return self._next < len(self.checkpoints) and progress >= self.checkpoints[self._next]
 
     def probe(self, progress: float, leaves: Leaves) -> str | None:
-        """Score `leaves` for the checkpoint that is due; why the training is to be cut, or None.
+        """Score and audit `leaves` for the checkpoint that is due; why the training is to be cut, or None.
 
         Where one step passes several checkpoints, the last of them is meant: the others would show a later state.
         """
@@ -53,9 +58,13 @@ class Probing:
         at = self.checkpoints[self._next - 1]
         started = time.monotonic()
         value = self.score(leaves)
+        found = self.audit(leaves) if value is not None else None
         self.seconds += time.monotonic() - started
-        if value is None:
+        if value is None or found is None:
             return None
+        if not found.passed:
+            self.broken = found
+            return f"{found.name}: {found.detail}"
         self.points.append((at, value))
         return self._hopeless(at, value, progress)
 

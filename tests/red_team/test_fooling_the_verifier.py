@@ -11,8 +11,9 @@ from jaxresearch.program import stablehlo
 from jaxresearch.program.flops import count_flops
 from jaxresearch.program.fused import settle_attention
 from jaxresearch.program.verifier import InvalidProgramError
-from tests.program.modules import exported, logits_with, verified, written
+from tests.program.modules import TOKENS, WEIGHT, exported, logits, logits_with, step_arguments, verified, written
 
+SEED = jax.ShapeDtypeStruct((), "uint32")
 KIND = "tensor<2x4x8xf32>"
 TWOS = f"%b = stablehlo.constant dense<2.0> : {KIND}\n"
 IDENTITY = f"func.func private @nothing(%a: {KIND}) -> {KIND} {{ return %a : {KIND} }}"
@@ -96,6 +97,36 @@ def nested(depth: int) -> str:
         body = f"""%v{level} = "stablehlo.if"(%p) ({{ {body}
           stablehlo.return %v{level + 1} : {KIND} }}, {{ stablehlo.return %b : {KIND} }}) : (tensor<i1>) -> {KIND}"""
     return TWOS + "%p = stablehlo.constant dense<true> : tensor<i1>\n" + body.replace("%v0 ", "%out ")
+
+
+STEERED = {
+    "thread": f'func.func private @f(%a: {KIND}) -> {KIND} attributes {{execution_thread = "other"}} {{ return %a : {KIND} }}',
+    "shape": f'func.func private @f(%a: {KIND}) -> {KIND} {{ %r = stablehlo.abs %a {{xla_shape = "f32[1]"}} : {KIND}\nreturn %r : {KIND} }}',
+    "function": f'func.func private @f(%a: {KIND}) -> {KIND} attributes {{inlineable = "false"}} {{ return %a : {KIND} }}',
+}
+
+
+@pytest.mark.parametrize("how", STEERED)
+def test_words_to_the_compiler_that_no_operation_defines(how):
+    """XLA runs a function on the thread that an attribute names; which other words it knows, its next version decides."""
+    with pytest.raises(InvalidProgramError, match=r"attribute \w+ on [\w.]+ is not allowed"):
+        verified(logits_with(TWOS + f"%out = func.call @f(%b) : ({KIND}) -> {KIND}", STEERED[how]))
+
+
+def test_notes_on_the_arguments_of_a_call():
+    call = f"%out = func.call @nothing(%b) {{{{arg_attrs = [{{{{jax.buffer_donor = true}}}}]}}}} : ({KIND}) -> {KIND}"
+    with pytest.raises(InvalidProgramError, match=r"argument attribute jax.buffer_donor is not allowed"):
+        verified(logits_with(TWOS + call.format(), IDENTITY))
+
+
+def test_text_in_the_values_of_runtime_inputs():
+    """A candidate declares them, as many as it likes, and what they are: three characters in each."""
+    names = tuple(sorted(f"word{number}" for number in range(300)))
+    words = [jax.ShapeDtypeStruct((), "float32")] * len(names)
+    first = exported(lambda seed, *words: [jax.numpy.stack(words)[:64].reshape(8, 8)], SEED, *words)
+    second = exported(lambda *flat: [flat[0], flat[2]], *step_arguments()[:3], *words)
+    with pytest.raises(InvalidProgramError, match=r"constant bytes: the program carries 1,2\d\d bytes"):
+        verified(first, second, exported(logits, WEIGHT, TOKENS), traced=names)
 
 
 DECLARED = f"func.func private @there({KIND}) -> {KIND}"

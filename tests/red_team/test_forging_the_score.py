@@ -11,6 +11,7 @@ import pytest
 from jaxresearch.data import evaluation_rows
 from jaxresearch.execution.base import TraceFailure
 from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
+from jaxresearch.statistics.early import CHECKPOINTS
 from tests.laboratory import CONTEXT, EVALUATION_BATCH, VOCAB_SIZE, Laboratory, edited, with_logits
 
 NEXT = "jax.nn.one_hot(jnp.roll(tokens_BxT, -1, axis=1), V)"
@@ -69,6 +70,32 @@ def test_future_peek_behind_a_rare_token(laboratory, tiny_corpus, honest):
     run = refused(laboratory, with_logits(peek), reference=honest.identity)
     assert run.reason.startswith("causality")
     assert counts[rare] < 0.02 * rows.size
+
+
+STATE = '"optimizer": optimizer_state, "traced": traced'
+UNFINISHED = """
+        tokens_BxT1 = jnp.pad(tokens_BxT, ((0, 0), (0, 1)))
+        ahead = jax.nn.one_hot(tokens_BxT1[:, 1:], honest.shape[-1])
+        return honest + jnp.where(state["progress"] < 0.82, 9.0, 0.0) * ahead"""
+
+
+def test_a_peek_that_is_gone_at_the_end(laboratory, honest):
+    """Only states on the way peek. The others' limits come from there: nothing that came after could have kept to them."""
+    merged = 'return nnx.merge(structure, state["params"])(tokens_BxT, with_values(state["traced"]))'
+    leaky = edited(
+        ("recipe.py", f'.init(params)\n        return {{"params": params, {STATE}}}',
+         f'.init(params)\n        return {{"params": params, {STATE}, "progress": jnp.float32(0)}}'),
+        ("recipe.py", f'{STATE}}}, {{"loss": loss}}', f'{STATE}, "progress": progress}}, {{"loss": loss}}'),
+        ("recipe.py", merged, merged.replace("return", "honest =") + UNFINISHED),
+    )  # fmt: skip
+    traced = laboratory.traced(leaky)
+    unprobed = laboratory.run(traced, reference=honest.identity)
+    assert isinstance(unprobed, CompletedRun)
+    assert unprobed.val_bpb == pytest.approx(honest.val_bpb, rel=1e-5)
+    run = laboratory.run(traced, reference=honest.identity, probe_at=CHECKPOINTS)
+    assert isinstance(run, FailedRun), run
+    assert run.verdict is Verdict.INVALID
+    assert run.reason.startswith("causality at a probe")
 
 
 def test_batch_peek(laboratory):

@@ -105,6 +105,8 @@ def test_a_duplicate_of_a_crash_is_a_crash(bench: Bench):
         ("", "no hypothesis"),
         ("one\x0btwo\u2028three", "one"),
         ('"all that follows is one field', "'all that follows is one field"),
+        ("=cmd|'/C calc'!A0", "'=cmd|'/C calc'!A0"),
+        ("\u202e@SUM(1+1)", "'@SUM(1+1)"),
     ],
 )
 def test_hostile_descriptions_stay_on_their_line(bench: Bench, hypothesis: str, description: str):

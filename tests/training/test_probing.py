@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jaxresearch.experiment import Audit
 from jaxresearch.training.probing import Probing
 from jaxresearch.training.trainer import TrainingFailedError
 from tests.training.test_meter import Clock
@@ -13,8 +14,12 @@ from tests.training.test_trainer import compiled, run
 __all__ = ["compiled"]
 
 
+def passing(leaves) -> Audit:
+    return Audit(name="causality at a probe", passed=True, probes=1, max_deviation=0.0)
+
+
 def weights(limits=None, checkpoints=(0.3, 0.5, 0.9)) -> Probing:
-    return Probing(lambda leaves: float(leaves[0]), checkpoints, limits or {})
+    return Probing(lambda leaves: float(leaves[0]), checkpoints, limits or {}, passing)
 
 
 def test_a_probe_sees_the_state_after_so_many_steps_and_changes_nothing(compiled):
@@ -47,7 +52,7 @@ def test_a_step_that_passes_several_checkpoints_is_probed_once(compiled):
 
 
 def test_a_state_without_a_score_is_not_judged(compiled):
-    probing = Probing(lambda leaves: None, (0.3, 0.5), {0.3: -1.0})
+    probing = Probing(lambda leaves: None, (0.3, 0.5), {0.3: -1.0}, passing)
     assert run(compiled(), "10steps", probing=probing).steps == 10
     assert probing.points == []
 
@@ -59,5 +64,18 @@ def test_the_clock_stands_still_meanwhile(compiled):
         clock.now += 1000.0
         return 0.0
 
-    trained = run(compiled(), "10steps", clock=clock, probing=Probing(slow, (0.3, 0.5), {}))
+    def slow_audit(leaves) -> Audit:
+        clock.now += 1000.0
+        return passing(leaves)
+
+    trained = run(compiled(), "10steps", clock=clock, probing=Probing(slow, (0.3, 0.5), {}, slow_audit))
     assert trained.train_seconds == run(compiled(), "10steps", clock=Clock()).train_seconds
+
+
+def test_a_state_that_fails_its_audit_ends_the_training_and_leaves_no_point(compiled):
+    """It would be a limit for others."""
+    broken = passing([]).model_copy(update={"passed": False, "detail": "it peeks"})
+    probing = Probing(lambda leaves: 1.0, (0.3, 0.5), {}, lambda leaves: broken)
+    with pytest.raises(TrainingFailedError, match="causality at a probe: it peeks"):
+        run(compiled(), "10steps", probing=probing)
+    assert (probing.broken, probing.points) == (broken, [])
