@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pydantic_ai.exceptions import ModelConnectionError, ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters
-from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.llm import LLMBudgetSpent
+from jaxresearch.llm_whole import WholeWrapperModel
 
 _HIDDEN_TOKENS = 1024
 """A provider's own words around tools and roles, which it counts as ours."""
@@ -90,7 +90,7 @@ class LLMBudget:
         return None
 
 
-class BudgetedModel(WrapperModel):
+class BudgetedModel(WholeWrapperModel):
     """Sends no request that `budget` has no room for."""
 
     def __init__(self, wrapped: Model, budget: LLMBudget) -> None:

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from pydantic_ai.exceptions import UnexpectedModelBehavior
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters
-from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.llm import FatalLLMError, LLMCall, classify, fatal_error, known_secrets, redact
 from jaxresearch.llm_budget import may_be_billed, worst_case
 from jaxresearch.llm_circuit import CircuitBreaker, CircuitOpenError
+from jaxresearch.llm_whole import WholeModel, WholeWrapperModel
 
 LONGEST_REPLY_BYTES = 1_000_000
 """A reply above this is refused: nothing that a researcher may ask for is near it, and the ledger keeps replies."""
 
 
-class BoundedModel(WrapperModel):
+class BoundedModel(WholeWrapperModel):
     """Gives up on a request after `timeout_seconds` in all, however slowly bytes come, and caps the reply."""
 
     def __init__(self, wrapped: Model, *, timeout_seconds: float, max_output_tokens: int) -> None:
@@ -50,7 +50,7 @@ class BoundedModel(WrapperModel):
             raise TimeoutError(f"no reply within {self._timeout_seconds:g} s") from None
 
 
-class RecordingModel(WrapperModel):
+class RecordingModel(WholeWrapperModel):
     """Hands each attempt to `on_call` as an `LLMCall`, with the values of API keys taken out.
 
     Keys are also taken out of what is sent and of what is returned, so that ledger, prompt and proposal agree.
@@ -155,7 +155,7 @@ class Backoff:
         return wait * (1 + self.uniform(0, self.jitter))
 
 
-class RetryingModel(WrapperModel):
+class RetryingModel(WholeWrapperModel):
     """Walks the error ladder: waits for what may pass, raises `FatalLLMError` for what cannot.
 
     While `circuit` is open it waits for that too, or, with `hands_over`, raises `CircuitOpenError` at once.
@@ -210,7 +210,7 @@ class RetryingModel(WrapperModel):
             await self._backoff.sleep(seconds)
 
 
-class FallingBackModel(WrapperModel):
+class FallingBackModel(WholeWrapperModel):
     """Asks each of `models` until one can answer: a fatal error of one is the next one's turn, for good, and `on_fatal`
     is told which; an open circuit is the next one's turn until it closes. Where all circuits are open it waits for the
     first, `patience` times.
@@ -259,7 +259,7 @@ class FallingBackModel(WrapperModel):
         )
 
 
-class ReplayModel(Model):
+class ReplayModel(WholeModel):
     """Answers from recorded calls, in their order, with no key and no network.
 
     Attempts that were made again later (the ladder's, and fatal ones that a resume followed) are passed over; a reply
@@ -295,7 +295,7 @@ class ReplayModel(Model):
         return "jaxresearch"
 
 
-class ResumingModel(WrapperModel):
+class ResumingModel(WholeWrapperModel):
     """Answers from the calls that a round which was cut off has recorded (they were paid for), then asks `wrapped`."""
 
     def __init__(self, wrapped: Model, calls: Iterable[LLMCall]) -> None:
