@@ -33,7 +33,11 @@ class WholeModel(Model):
         reply = await self.request(messages, model_settings, model_request_parameters)
         yield CompletedStreamedResponse(reply, model_request_parameters=model_request_parameters, replay_events=True)
 
-    batch_max_requests = Model.batch_max_requests
+    @property
+    def batch_max_requests(self) -> int | None:
+        """None: no batches."""
+        return None
+
     batch_encode = Model.batch_encode
     batch_create = Model.batch_create
     batch_status = Model.batch_status

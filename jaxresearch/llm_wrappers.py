@@ -6,6 +6,7 @@ Every attempt is recorded, the failed ones too: RetryingModel(BudgetedModel(Reco
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sys
 import time
@@ -127,7 +128,9 @@ class RecordingModel(WholeWrapperModel):
         return (messages, text) if clean == text else (ModelMessagesTypeAdapter.validate_json(clean), clean)
 
     def _written(self, response: ModelResponse) -> tuple[ModelResponse, str]:
-        """`response` and its JSON. Raises where that cannot be written, or read again by a resume or a replay."""
+        """`response` and its JSON. Raises where that cannot be written, read again by resume and replay, or sent back."""
+        for call in response.tool_calls:
+            json.dumps(call.args, allow_nan=False)  # what an API takes: an object may hold a NaN, its text may not
         (kept,), reply = self._redacted([response])
         if len(reply) <= LONGEST_REPLY_BYTES:
             ModelMessagesTypeAdapter.validate_json(reply)
