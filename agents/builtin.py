@@ -41,6 +41,9 @@ _BUDGET = re.compile(r"^Budget of one run: (\S+?)\.$", re.MULTILINE)
 _SIZE = re.compile(r"^One run of it has \d+ steps, ([\d,]+) tokens and ([\d,]+) parameters", re.MULTILINE)
 _NEAR_MISS = 0.25  # of the deviation between seeds: on paired seeds, gains scatter about that much
 _OUTPUT_TOOLS = ("propose_config", "propose_code", "propose_both")
+_ONLY_THE_RESEARCHER = (
+    "builtin is no language model: it answers agents.researcher.ask alone. Other prompts need another --llm"
+)
 
 
 @dataclass
@@ -86,7 +89,7 @@ class BuiltinModel(Model):
         conversation = _read(messages)
         outputs = {tool.name for tool in model_request_parameters.output_tools}
         if not outputs.issuperset(_OUTPUT_TOOLS):
-            raise UnexpectedModelBehavior("builtin is no language model: it only answers the researcher's questions.")
+            raise UnexpectedModelBehavior(_ONLY_THE_RESEARCHER)
         if conversation.has_read:
             calls = [_answer(conversation)]
         else:
@@ -103,7 +106,7 @@ def _read(messages: list[ModelMessage]) -> _Conversation:
     text = prompt if isinstance(prompt, str) else ""
     facts, files = _ROUND.search(text), _FILES.search(text)
     if facts is None or files is None:
-        raise UnexpectedModelBehavior("builtin is no language model: it only answers the researcher's prompt.")
+        raise UnexpectedModelBehavior(_ONLY_THE_RESEARCHER)
     conversation = _Conversation(int(facts[1]), int(facts[2]), float(facts[4]), files[1].split(", "))
     repairs = _REPAIR.search(text)
     conversation.parent, conversation.repairs = int(facts[3]), int(repairs[1]) if repairs is not None else None

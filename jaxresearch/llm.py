@@ -69,8 +69,8 @@ class LLMCall(BaseModel):
     request, response: pydantic-ai messages as JSON, keys redacted; `response` is empty when there was none.
     input_tokens, output_tokens: as the provider counted them.
     cost_usd: None when the model is not priced; 0.0 only when it is known to be free.
-    possible_tokens, possible_cost_usd: the most that an attempt may have cost which was sent and not answered; caps
-    count it, sums of what was spent do not.
+    possible_tokens, possible_cost_usd: the most that an attempt may have cost which was sent and not answered, or whose
+    answer counts no tokens; caps count it, sums of what was spent do not.
     seconds: wall time of this attempt.
     error: what went wrong, keys redacted; empty when nothing did.
     failure: what that meant on the error ladder; None when nothing went wrong.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,16 +22,18 @@ from dataclasses import dataclass
 from pydantic_ai.exceptions import ModelConnectionError, ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters
-from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.llm import LLMBudgetSpent
+from jaxresearch.llm_whole import WholeWrapperModel
 
 _HIDDEN_TOKENS = 1024
 """A provider's own words around tools and roles, which it counts as ours."""
 _USUAL_OUTPUT_TOKENS = 8192
+_MOST_TOKENS = 10**9
+"""A count above this is no count: no model reads so much at once."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class LLMBudget:
         return None
 
 
-class BudgetedModel(WrapperModel):
+class BudgetedModel(WholeWrapperModel):
     """Sends no request that `budget` has no room for."""
 
     def __init__(self, wrapped: Model, budget: LLMBudget) -> None:
@@ -140,6 +143,30 @@ def price_usd(model: Model, input_tokens: int, output_tokens: int) -> float | No
         return float(response.cost().total_price)
     except (LookupError, ValueError, AssertionError):
         return None
+
+
+def bill_of(response: ModelResponse, model: Model) -> Bill | None:
+    """What `response`, which `model` gave, cost; None where it counts no tokens, or in numbers that cannot be.
+
+    Priced as the model that it says it is, and as `model` where that one has no price: else a provider that answers under
+    a name of its own would pass by a cap in dollars.
+    """
+    usage = response.usage
+    counts = (usage.input_tokens, usage.output_tokens)
+    if costs_nothing(model):
+        return Bill(sum(counts), 0.0)
+    if not all(type(each) is int and 0 <= each <= _MOST_TOKENS for each in counts) or not usage.input_tokens:
+        return None
+    cost = _own_price_usd(response)
+    return Bill(sum(counts), price_usd(model, *counts) if cost is None else cost)
+
+
+def _own_price_usd(response: ModelResponse) -> float | None:
+    try:
+        cost = float(response.cost().total_price if response.usage.cost is None else response.usage.cost)
+    except (LookupError, ValueError, AssertionError, AttributeError, TypeError):  # its name may be no text
+        return None
+    return cost if math.isfinite(cost) and cost >= 0 else None
 
 
 def may_be_billed(error: BaseException) -> bool:

@@ -6,28 +6,34 @@ Every attempt is recorded, the failed ones too: RetryingModel(BudgetedModel(Reco
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sys
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic_ai.exceptions import UnexpectedModelBehavior
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters
-from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings, merge_model_settings
+from pydantic_ai.usage import RequestUsage
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.llm import FatalLLMError, LLMCall, classify, fatal_error, known_secrets, redact
-from jaxresearch.llm_budget import may_be_billed, worst_case
+from jaxresearch.llm_budget import bill_of, may_be_billed, worst_case
 from jaxresearch.llm_circuit import CircuitBreaker, CircuitOpenError
+from jaxresearch.llm_whole import WholeModel, WholeWrapperModel
+
+warnings.filterwarnings("ignore", category=Warning, module=r"pydantic(_ai)?(\.|$)")
+"""They quote replies, over several lines, into the middle of a study's display. What came of a reply is in the ledger."""
 
 LONGEST_REPLY_BYTES = 1_000_000
 """A reply above this is refused: nothing that a researcher may ask for is near it, and the ledger keeps replies."""
 
 
-class BoundedModel(WrapperModel):
+class BoundedModel(WholeWrapperModel):
     """Gives up on a request after `timeout_seconds` in all, however slowly bytes come, and caps the reply."""
 
     def __init__(self, wrapped: Model, *, timeout_seconds: float, max_output_tokens: int) -> None:
@@ -50,7 +56,7 @@ class BoundedModel(WrapperModel):
             raise TimeoutError(f"no reply within {self._timeout_seconds:g} s") from None
 
 
-class RecordingModel(WrapperModel):
+class RecordingModel(WholeWrapperModel):
     """Hands each attempt to `on_call` as an `LLMCall`, with the values of API keys taken out.
 
     Keys are also taken out of what is sent and of what is returned, so that ledger, prompt and proposal agree.
@@ -81,33 +87,37 @@ class RecordingModel(WrapperModel):
         started = self._clock()
         messages, request = self._redacted(messages)
         call = LLMCall(ordinal=ordinal, model=self.model_id, request=request)
+
+        def unknown() -> dict[str, float]:
+            worst = worst_case(self.wrapped, messages, model_settings, model_request_parameters)
+            return {"possible_tokens": worst.tokens, "possible_cost_usd": worst.cost_usd or 0.0}
+
         try:
             response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         except BaseException as error:
             failure = classify(error) if isinstance(error, Exception) else "backoff"  # cancelled: asked again on resume
-            text = redact(f"{type(error).__name__}: {error}", self._secrets)[:4000]
-            possible: dict[str, float] = {}
-            if may_be_billed(error):
-                worst = worst_case(self.wrapped, messages, model_settings, model_request_parameters)
-                possible = {"possible_tokens": worst.tokens, "possible_cost_usd": worst.cost_usd or 0.0}
-            self._record(call, started, error=text, failure=failure, **possible)
-            if failure == "proposal" and redact(str(error), self._secrets) != str(error):
+            foreign = failure == "proposal" and not type(error).__module__.startswith("pydantic_ai")
+            problem = f"{'no usable reply: ' if foreign else ''}{type(error).__name__}: {error}"
+            text = redact(problem, self._secrets)[:4000]
+            self._record(call, started, error=text, failure=failure, **(unknown() if may_be_billed(error) else {}))
+            if foreign or (failure == "proposal" and redact(str(error), self._secrets) != str(error)):
                 raise UnexpectedModelBehavior(text) from None  # its message will be read: it must not hold the key
             raise
-        (response,), reply = self._redacted([response])
-        assert isinstance(response, ModelResponse)
-        usage = response.usage
-        spent = {
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "cost_usd": cost_usd(response),
-        }
+        bill = bill_of(response, self.wrapped)
+        spent = unknown() if bill is None else {**_counted(response), "cost_usd": bill.cost_usd}
+        response = response if bill is not None else replace(response, usage=RequestUsage())
+        try:
+            kept, reply = self._written(response)
+        except Exception as error:
+            problem = redact(f"the reply cannot be written down: {type(error).__name__}: {error}", self._secrets)[:500]
+            self._record(call, started, error=problem, failure="proposal", **spent)
+            raise UnexpectedModelBehavior(problem) from None
         if len(reply.encode()) > LONGEST_REPLY_BYTES:
             problem = f"the reply has {len(reply.encode())} bytes, above the limit of {LONGEST_REPLY_BYTES}"
             self._record(call, started, error=problem, failure="proposal", **spent)
             raise UnexpectedModelBehavior(problem)
         self._record(call, started, response=reply, **spent)
-        return response
+        return kept
 
     def _record(self, call: LLMCall, started: float, **what: object) -> None:
         self._on_call(call.model_copy(update={"seconds": self._clock() - started, **what}))
@@ -117,15 +127,19 @@ class RecordingModel(WrapperModel):
         clean = redact(text, self._secrets)
         return (messages, text) if clean == text else (ModelMessagesTypeAdapter.validate_json(clean), clean)
 
+    def _written(self, response: ModelResponse) -> tuple[ModelResponse, str]:
+        """`response` and its JSON. Raises where that cannot be written, read again by resume and replay, or sent back."""
+        for call in response.tool_calls:
+            json.dumps(call.args, allow_nan=False)  # what an API takes: an object may hold a NaN, its text may not
+        (kept,), reply = self._redacted([response])
+        if len(reply) <= LONGEST_REPLY_BYTES:
+            ModelMessagesTypeAdapter.validate_json(reply)
+        assert isinstance(kept, ModelResponse)
+        return kept, reply
 
-def cost_usd(response: ModelResponse) -> float | None:
-    """What `response` cost in US dollars by pydantic-ai's price list; None when it has no price."""
-    if response.usage.cost is not None:
-        return float(response.usage.cost)
-    try:
-        return float(response.cost().total_price)
-    except (LookupError, ValueError, AssertionError):
-        return None
+
+def _counted(response: ModelResponse) -> dict[str, int]:
+    return {"input_tokens": response.usage.input_tokens, "output_tokens": response.usage.output_tokens}
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,8 @@ class Backoff:
     """How patient the ladder is: `attempts` in all; waits double from `first_seconds` up to `longest_seconds`.
 
     A provider's Retry-After counts instead of the doubling, up to `longest_retry_after_seconds`; one that asks for more
-    ends the wait at once. `jitter` is the share by which a wait may grow. Jitter only moves time, never a decision.
+    ends the wait at once, and a date that has passed counts for nothing, as clocks differ. `jitter` is the share by which
+    a wait may grow. Jitter only moves time, never a decision.
     """
 
     attempts: int = 6
@@ -151,11 +166,11 @@ class Backoff:
         asked = getattr(error, "retry_after", None)
         if asked is not None and asked > self.longest_retry_after_seconds:
             return None
-        wait = asked if asked is not None else min(self.longest_seconds, self.first_seconds * 2 ** (attempt - 1))
+        wait = asked if asked else min(self.longest_seconds, self.first_seconds * 2 ** (attempt - 1))
         return wait * (1 + self.uniform(0, self.jitter))
 
 
-class RetryingModel(WrapperModel):
+class RetryingModel(WholeWrapperModel):
     """Walks the error ladder: waits for what may pass, raises `FatalLLMError` for what cannot.
 
     While `circuit` is open it waits for that too, or, with `hands_over`, raises `CircuitOpenError` at once.
@@ -210,7 +225,7 @@ class RetryingModel(WrapperModel):
             await self._backoff.sleep(seconds)
 
 
-class FallingBackModel(WrapperModel):
+class FallingBackModel(WholeWrapperModel):
     """Asks each of `models` until one can answer: a fatal error of one is the next one's turn, for good, and `on_fatal`
     is told which; an open circuit is the next one's turn until it closes. Where all circuits are open it waits for the
     first, `patience` times.
@@ -259,7 +274,7 @@ class FallingBackModel(WrapperModel):
         )
 
 
-class ReplayModel(Model):
+class ReplayModel(WholeModel):
     """Answers from recorded calls, in their order, with no key and no network.
 
     Attempts that were made again later (the ladder's, and fatal ones that a resume followed) are passed over; a reply
@@ -295,7 +310,7 @@ class ReplayModel(Model):
         return "jaxresearch"
 
 
-class ResumingModel(WrapperModel):
+class ResumingModel(WholeWrapperModel):
     """Answers from the calls that a round which was cut off has recorded (they were paid for), then asks `wrapped`."""
 
     def __init__(self, wrapped: Model, calls: Iterable[LLMCall]) -> None:

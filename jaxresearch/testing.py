@@ -13,17 +13,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from jaxresearch.experiment import Verdict
-from jaxresearch.llm import LLMCall, laboratory_model, resolve_model
+from jaxresearch.llm import LLMCall, laboratory_model
 from jaxresearch.proposal import EditError, Hyperparameter, Proposal, apply
 from jaxresearch.strategy import ProposalError, Strategy, StrategyOptions
 from jaxresearch.subjects import load_subject
 from jaxresearch.synthetic import SyntheticStudy
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import Model
 
 ROUND_SECONDS = 60.0
 """How long one round may take on a synthetic study with the builtin model."""
@@ -39,10 +42,13 @@ def check_strategy(
     factory: type[Strategy],
     options: Mapping[str, Any] | None = None,
     *,
-    llm: str = "builtin",
+    llm: str | Model = "builtin",
     experiments: int = 20,
 ) -> None:
-    """Run `factory` through all checks. options: its own, as under `strategy.*`. llm: must answer deterministically."""
+    """Run `factory` through all checks. options: its own, as under `strategy.*`.
+
+    llm: a name, as after `--llm`, or a pydantic-ai model, such as a FunctionModel. It must answer deterministically.
+    """
     given = dict(options or {})
     check_options(factory, given)
     plain = play(factory, given, llm=llm, experiments=experiments)
@@ -67,7 +73,7 @@ def check_options(factory: type[Strategy], options: Mapping[str, Any]) -> None:
 
 
 def check_same_view_same_proposals(
-    factory: type[Strategy], options: Mapping[str, Any], before: Played, *, llm: str, experiments: int
+    factory: type[Strategy], options: Mapping[str, Any], before: Played, *, llm: str | Model, experiments: int
 ) -> None:
     """The same seed gives the same study, whatever global randomness does, with a new instance in each round."""
     random.seed(12345)
@@ -82,7 +88,7 @@ def check_replays(factory: type[Strategy], options: Mapping[str, Any], before: P
     _expect_same(before, again, "Replayed from the recorded replies, it proposes something else")
 
 
-def check_survives_every_verdict(factory: type[Strategy], options: Mapping[str, Any], *, llm: str) -> None:
+def check_survives_every_verdict(factory: type[Strategy], options: Mapping[str, Any], *, llm: str | Model) -> None:
     """Every second experiment ends in another way; the strategy goes on and repeats nothing."""
 
     def fate(number: int) -> Verdict | None:
@@ -91,7 +97,7 @@ def check_survives_every_verdict(factory: type[Strategy], options: Mapping[str, 
     play(factory, options, llm=llm, experiments=2 * len(_FATES) + 2, seed=2, fate=fate)
 
 
-def check_survives_only_failures(factory: type[Strategy], options: Mapping[str, Any], *, llm: str) -> None:
+def check_survives_only_failures(factory: type[Strategy], options: Mapping[str, Any], *, llm: str | Model) -> None:
     """Nothing ever scores; the strategy goes on."""
     play(factory, options, llm=llm, experiments=6, slots=2, seed=3, fate=lambda number: Verdict.CRASH)
 
@@ -109,7 +115,7 @@ def play(
     factory: type[Strategy],
     options: Mapping[str, Any] | None = None,
     *,
-    llm: str = "builtin",
+    llm: str | Model = "builtin",
     recorded: list[LLMCall] | None = None,
     experiments: int = 20,
     slots: int = 1,
@@ -125,9 +131,7 @@ def play(
     from jaxresearch.llm import ReplayModel
 
     calls: list[LLMCall] = []
-    model = (
-        ReplayModel(recorded) if recorded is not None else laboratory_model(resolve_model(llm), on_call=calls.append)
-    )
+    model = ReplayModel(recorded) if recorded is not None else laboratory_model(llm, on_call=calls.append)
     settings.setdefault("files", load_subject("gpt", {}).files)
     played = Played(SyntheticStudy(model, seed=seed, **settings), calls)
     asyncio.run(_play(played, factory, dict(options or {}), experiments, slots, renew))

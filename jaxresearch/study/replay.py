@@ -267,7 +267,9 @@ class _Replayer:
         except JaxresearchError as error:
             raise self._difference(stored, f"the strategy ends with: {error}") from error
         if journal.new:
-            raise self._difference(stored, f"the strategy had {_named(journal.new[0])} checked, which is not recorded")
+            raise self._difference(
+                stored, f"the strategy asks about {_asked_about(journal.new[0])}, and did not then: has it changed?"
+            )
         if model.unused:
             raise self._difference(stored, f"the strategy leaves {model.unused} recorded model replies unused")
         return derived
@@ -334,6 +336,11 @@ class _NoExecutor:
 
     async def close(self) -> None:
         pass
+
+
+def _asked_about(event: Event) -> str:
+    """A new question only: nothing was traced, so its answer means nothing."""
+    return repr(event.proposal.hypothesis[:120]) if isinstance(event, Checked) else _named(event)
 
 
 def _described(step: Step) -> str:

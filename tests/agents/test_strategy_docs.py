@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,16 @@ from tests.laboratory import ROOT
 PAGE = (ROOT / "docs/strategies.md").read_text()
 
 
+def write_files(folder: Path) -> None:
+    """The page's files, into `folder`."""
+    for name, text in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL):
+        (folder / name).write_text(text)
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A site folder with the page's files in it, and the metadata that an installer would write."""
-    for name, text in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL):
-        (tmp_path / name).write_text(text)
+    write_files(tmp_path)
     project = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]
     metadata = tmp_path / f"{project['name']}-{project['version']}.dist-info"
     metadata.mkdir()
@@ -57,6 +63,21 @@ def test_the_page_s_strategy_is_found_and_passes_the_page_s_own_test(package):
     assert (origin, step) == ("hillclimb", "0.5")
     assert summary.startswith("Moves one hyperparameter")
     assert "1 passed" in python(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hillclimb.py")
+
+
+def test_the_page_s_critic_passes_the_page_s_own_test(package):
+    assert "1 passed" in python(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_critic.py")
+
+
+def test_the_page_s_package_builds_with_its_tests_beside_it(tmp_path: Path):
+    pytest.importorskip("setuptools")
+    write_files(tmp_path)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", tmp_path], check=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [name for name in names if name.endswith(".py")] == ["hillclimb.py"]
+    assert any(name.endswith("entry_points.txt") for name in names)
 
 
 def test_the_strategy_is_as_short_as_the_page_says(package):

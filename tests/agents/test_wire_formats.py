@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import math
+import os
 import re
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fake_openai import FakeOpenAI, Reply
@@ -20,7 +27,19 @@ from jaxresearch.strategy import ProposalError
 KEY = "sk-secret-0123456789abcdef"
 CHANGE = {"hypothesis": "deeper is better", "expected_effect": "-0.01", "config": {"depth": 3}, "tag": "depth-3"}
 HTML = Reply(200, b"<html><body>Gateway</body></html>", content_type="text/html")
-ANSWERED = {"good", "bad-json", "wrong-schema", "plain-text", "tool-loop", "truncated", "empty"}
+ANSWERED = {
+    "good",
+    "bad-json",
+    "wrong-schema",
+    "plain-text",
+    "tool-loop",
+    "truncated",
+    "empty",
+    "no-such-tool",
+    "list-of-arguments",
+    "half-a-surrogate",
+    "nested",
+}
 """Replies that the provider counts tokens for."""
 
 UNUSABLE = {
@@ -36,6 +55,16 @@ UNUSABLE = {
     "ten-megabytes": lambda wire: wire.says("x" * 10_000_000),
     "context-too-long": lambda wire: wire.refuses(400, "context_length_exceeded", "prompt is too long"),
     "bad-request": lambda wire: wire.refuses(400, "invalid_request_error", "no"),
+    "null": lambda wire: Reply(200, b"null"),
+    "list": lambda wire: Reply(200, b"[]"),
+    "nothing": lambda wire: Reply(200, b""),
+    "not-utf-8": lambda wire: Reply(200, wire.says("x").body.replace(b"x", b"\xff")),
+    "no-such-tool": lambda wire: wire.calls("rm_rf", "{}"),
+    "list-of-arguments": lambda wire: wire.calls("propose_config", "[1, 2]"),
+    "not-a-number": lambda wire: wire.calls("propose_config", json.dumps(CHANGE | {"config": {"matrix_lr": math.nan}})),
+    "half-a-surrogate": lambda wire: Reply(200, wire.says("HALF").body.replace(b"HALF", b"\\ud800")),
+    "nested": lambda wire: wire.calls("propose_config", '{"hypothesis": ' + "[" * 500 + "]" * 500 + "}"),
+    "redirect": lambda wire: Reply(307, b"", {"Location": "/elsewhere"}),
 }
 FATAL = {
     "401": (lambda wire: wire.refuses(401, "invalid_api_key", f"Incorrect API key: {KEY}"), "refused the API key"),
@@ -90,6 +119,102 @@ def session(request, monkeypatch):
     yield open_session
     for provider in opened:
         provider.close()
+
+
+def changed(reply: Reply, change: Callable[[dict], object]) -> Reply:
+    body = json.loads(reply.body)
+    change(body)
+    return Reply(200, json.dumps(body).encode())
+
+
+def counting(input_tokens: object, output_tokens: object) -> Callable[[dict], object]:
+    """Puts other counts in a reply, under the names that its wire format has."""
+
+    def change(body: dict) -> None:
+        names = [name for name in ("prompt_tokens", "input_tokens") if name in body["usage"]]
+        names += [name for name in ("completion_tokens", "output_tokens") if name in body["usage"]]
+        body["usage"].update(zip(names, (input_tokens, output_tokens), strict=True))
+
+    return change
+
+
+UNCOUNTED = {
+    "missing": lambda body: body.pop("usage"),
+    "null": lambda body: body.update(usage=None),
+    "zero": counting(0, 0),
+    "negative": counting(-(10**9), -(10**9)),
+    "fractions": counting(1.5, 2.5),
+    "words": counting("many", "few"),
+    "not-a-number": counting(math.nan, math.nan),
+    "beyond-all-bounds": counting(10**18, 10**400),
+}
+
+
+@pytest.mark.parametrize("kind", UNCOUNTED)
+def test_a_reply_that_counts_no_tokens_is_counted_at_its_most(session, kind):
+    """Also one that the provider's SDK refuses for it; and it can be read again, by a resume and by `replay`."""
+    asked = session(lambda wire: changed(good(wire), UNCOUNTED[kind]))
+    try:
+        proposed = asked.propose().config
+    except ProposalError:
+        proposed = None
+    (call,) = asked.calls
+    assert (call.input_tokens, call.output_tokens, call.cost_usd) == (0, 0, None)
+    assert call.possible_tokens > 1000
+    assert call.possible_cost_usd > 0
+    assert LLMCall.model_validate_json(call.model_dump_json()) == call
+    if proposed is not None:
+        assert asyncio.run(ask(FakeStudy(ReplayModel(asked.calls)).view(), 0)).config == proposed
+
+
+@pytest.mark.parametrize("name", ["gpt-99-ultra", 7])
+def test_a_reply_in_another_s_name_is_priced_as_what_was_asked(session, name):
+    asked = session(lambda wire: changed(good(wire), lambda body: body.update(model=name)))
+    with contextlib.suppress(ProposalError):
+        asked.propose()
+    (call,) = asked.calls
+    assert (call.cost_usd or call.possible_cost_usd) >= asked.wire.price_usd * 0.999
+
+
+def test_a_redirect_takes_the_key_nowhere(session):
+    with FakeOpenAI(Reply(500, b"")) as elsewhere:
+        asked = session(Reply(307, b"", {"Location": elsewhere.url.replace("127.0.0.1", "localhost")}))
+        with pytest.raises(ProposalError):
+            asked.propose()
+        assert elsewhere.paths == []
+
+
+def test_a_date_that_has_passed_is_no_time_to_wait(session):
+    late = {"Retry_After": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    asked = session(lambda wire: wire.refuses(429, "rate_limit_error", "slow down", **late))
+    with pytest.raises(FatalLLMError, match="did not answer in 3 attempts"):
+        asked.propose()
+    assert asked.waits == [2, 4]
+
+
+QUOTED = f"""
+import asyncio, json, sys
+from fake_openai import FakeOpenAI, Reply
+from fake_study import FakeStudy
+from test_wire_formats import counting, changed, good
+from wire_formats import WIRE_FORMATS
+from agents.researcher import ask
+from jaxresearch.llm import laboratory_model
+import os
+for wire in WIRE_FORMATS[1:]:
+    with FakeOpenAI(changed(good(wire), counting({KEY!r}, {KEY!r}))) as server:
+        for name, value in wire.environment.items():
+            os.environ[name] = value.format(key={KEY!r}, url=server.url.removesuffix("/v1"))
+        asyncio.run(ask(FakeStudy(laboratory_model(wire.model, on_call=lambda call: None)).view(), 0))
+"""
+
+
+def test_nothing_of_a_reply_is_printed():
+    """Warnings of the libraries quote it, a key in it too, past all that takes keys out."""
+    folder = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{folder.parent.parent}"}
+    done = subprocess.run([sys.executable, "-c", QUOTED], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_good_reply_is_a_proposal_with_its_usage_and_price(session):

@@ -19,6 +19,7 @@ from agents.reflective import Reflective
 from agents.tpe import TPE
 from jaxresearch.cli.app import main
 from jaxresearch.llm import resolve_model
+from jaxresearch.proposal import Proposal
 from jaxresearch.study.events import Event, ProposalRequested, Proposed, encode
 from jaxresearch.study.ledger import Ledger
 from jaxresearch.study.replay import ReplayDifference, Replayed, replay
@@ -125,8 +126,22 @@ def test_rewriting_without_a_change_is_no_difference(copied: Path):
 
 
 def test_another_strategy_is_a_difference(recorded: Path):
-    with pytest.raises(ReplayDifference, match="proposed"):
+    with pytest.raises(ReplayDifference, match="proposed") as raised:
         replayed(recorded, TPE(TPE.Options()))
+    assert "infrastructure" not in str(raised.value)
+
+
+class Asking:
+    """Asks about what nobody has asked about, as a strategy whose code has changed does."""
+
+    async def propose(self, view, slots):
+        await view.check(Proposal(parent=0, hypothesis="another idea", config={"batch": 3}))
+        return []
+
+
+def test_a_strategy_that_has_changed_is_said_to_ask_anew(recorded: Path):
+    with pytest.raises(ReplayDifference, match=r"the strategy asks about 'another idea', and did not then"):
+        replayed(recorded, Asking())
 
 
 def test_the_command(copied: Path, capsys: pytest.CaptureFixture):
