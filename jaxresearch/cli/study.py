@@ -16,7 +16,7 @@ from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import Display, StudyDisplay
 from jaxresearch.cli.options import mesh_options, study_options
 from jaxresearch.cli.show import print_study
-from jaxresearch.errors import ConfigurationError
+from jaxresearch.errors import ConfigurationError, JaxresearchError
 
 
 @click.command(epilog="Example: jaxresearch run --strategy greedy --llm builtin --experiments 20 --study studies/mine")
@@ -103,7 +103,7 @@ def run(
             start_from=start_from,
         ).close()
     output.note(f"study {folder}")
-    return _drive(folder, output)
+    return _drive(folder, output, new=True)
 
 
 @click.command(epilog="Example: jaxresearch resume studies/mine")
@@ -149,9 +149,11 @@ def _drive(
     require_sandbox: str | None = None,
     track: tuple[str, ...] | None = None,
     ray_address: str | None = None,
+    new: bool = False,
 ) -> int:
     from jaxresearch.study.heartbeat import liveness
     from jaxresearch.study.session import drive
+    from jaxresearch.study.stillborn import remove_stillborn
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import status_object
     from jaxresearch.tracking import Trackers
@@ -175,6 +177,8 @@ def _drive(
         history = study.refresh()
         facts = {**status_object(history, str(folder)), **liveness(study.layout, history).facts}
         output.result(facts, lambda console: print_study(console, history, folder))
+    except JaxresearchError as error:
+        raise (remove_stillborn(study.layout.folder, study) if new else None) or error
     finally:
         study.close()
     if ending.interrupted:
