@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from jaxresearch.cli.common import Output, output_options
+from jaxresearch.text import quoted
 
 _OURS = ("folder", "coordinator", "processes", "process_id", "executor", "ray_address")
 """Options of `run` that the task gives itself; with --devices-per-run `devices` too."""
@@ -110,5 +111,5 @@ def fetch(source: Path, study: Path, output: Output) -> None:
     fetch(source, study)
     output.result(
         {"source": str(source), "study": str(study)},
-        lambda console: console.print(f"Go on with: jaxresearch resume {study}", markup=False),
+        lambda console: console.print(f"Go on with: jaxresearch resume {quoted(study)}", markup=False),
     )

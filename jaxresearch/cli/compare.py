@@ -20,6 +20,7 @@ from jaxresearch.cli.options import study_options
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.study.history import History
 from jaxresearch.study.ledger import StoredEvent
+from jaxresearch.text import quoted
 from jaxresearch.tournament.plan import Arm
 
 
@@ -101,10 +102,11 @@ def compare(
                 lambda arm, repeat: _ArmDisplay(display, output, arm, repeat),
                 instructions="",
                 on_preparation=display.preparing,
+                on_stop=display.stopping,
             )
             tournament = asyncio.run(work)
     except Interrupted:
-        output.note(f"Stopped. Nothing is lost; go on with the same command and --tournament {folder}")
+        output.note(f"Stopped. Nothing is lost; go on with the same command and --tournament {quoted(folder)}")
         return INTERRUPTED
     facts = results(tournament)
     output.result(facts, lambda console: print_tournament(console, facts))

@@ -12,6 +12,7 @@ from jaxresearch.cli.common import Output, output_options
 from jaxresearch.cli.uncollected import uncollected
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.files import write_whole
+from jaxresearch.text import quoted
 
 _FORMATS = ["tsv", "json", "jsonl", "patch", "branch"]
 
@@ -122,7 +123,7 @@ def _branch(
     if repo is None:
         steps = [
             f"To make branch {name} in your repository:",
-            f"  jaxresearch export {study} --format branch {which} --repo PATH",
+            f"  jaxresearch export {quoted(study)} --format branch {which} --repo PATH",
             "To have the commits as the study made them, in any repository:",
             f"  git fetch {study.absolute() / 'workspace'} {source}",
         ]
@@ -162,7 +163,8 @@ def _winner(study: Path, experiment: int | None, ablated: bool):
             trial = last_trial(reader.history, "ablation")
             if trial is None or trial.closed is None:
                 raise JaxresearchError(
-                    f"{study} has no finished ablation of its winner.", fix=f"Run it: jaxresearch ablate {study}"
+                    f"{study} has no finished ablation of its winner.",
+                    fix=f"Run it: jaxresearch ablate {quoted(study)}",
                 )
             commits, note = (commits[0], trial.closed.commit), conclusion(trial)
             source = f"trial-{trial.event.trial}-minimal"

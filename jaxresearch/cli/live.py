@@ -109,6 +109,10 @@ class Display:
         if not self.live:
             self._output.note_once(f"preparing the corpus: {stage}")
 
+    def stopping(self, said: str) -> None:
+        """A request to stop was heard; `said`: what it leads to."""
+        self._output.progress.print(said, style="yellow", markup=False)
+
     def say_once(self, text: str) -> None:
         """`text` as a plain line, where there is no bar and it was not just said."""
         if not self.live and text != self._said:

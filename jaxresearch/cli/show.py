@@ -20,7 +20,9 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, RunOutcome, Verdict
 from jaxresearch.report.timeline import Spending, spending
 from jaxresearch.statistics.noise import NoiseFloor
+from jaxresearch.study.ablation import dropped
 from jaxresearch.study.beside import said_of_trials
+from jaxresearch.study.confirm import is_confirmed, said_of_test
 from jaxresearch.study.costs import Costs
 from jaxresearch.study.cuts import cuts
 from jaxresearch.study.drift import drift_warning
@@ -28,9 +30,11 @@ from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.heartbeat import liveness
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.selection import corrected_gain_bpb, gain_bpb
+from jaxresearch.study.steps import out_of_time
 from jaxresearch.study.study import Study
 from jaxresearch.study.summary import expected_false_keeps, is_simpler, status_object
-from jaxresearch.text import clean, one_line
+from jaxresearch.study.trials import last_trial
+from jaxresearch.text import clean, one_line, quoted
 
 _ALIGNED = ("{:>{}}", "{:>{}}", "{:>{}}", "{:>{}}", "{:<{}}")
 _STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim", None: "yellow"}
@@ -125,13 +129,29 @@ def _next_commands(history: History, folder: Path) -> Iterator[tuple[str, str]]:
     best = history.incumbent_number
     if len(history.entries) > 1:
         purpose = "what the best one is, and why" if best else "what was tried first, and why not kept"
-        yield f"jaxresearch show {folder} {best or 1}", purpose
+        yield f"jaxresearch show {quoted(folder)} {best or 1}", purpose
     if not history.hopeless and (history.stopped is None or not history.stopped.finished):
-        yield f"jaxresearch resume {folder}", "to go on"
-    elif best:
-        yield f"jaxresearch confirm {folder}", "whether the gain holds on the sealed test"
-        yield f"jaxresearch ablate {folder}", "which of its changes matter"
-    yield f"jaxresearch export {folder} --format tsv", "the log"
+        yield f"jaxresearch resume {quoted(folder)}", "to go on"
+    elif not history.hopeless:
+        yield from _after_the_end(history, folder)
+    yield f"jaxresearch export {quoted(folder)} --format tsv", "the log"
+
+
+def _after_the_end(history: History, folder: Path) -> Iterator[tuple[str, str]]:
+    left = sum(entry.verdict is not None for entry in history.contenders) < history.planned
+    if left and history.max_seconds is not None and out_of_time(history, history.costs.wall_seconds):
+        more = f"jaxresearch resume {quoted(folder)} --max-seconds {2 * history.max_seconds:g}"
+        yield more, "to go on for as long again"
+    if not history.incumbent_number:
+        return
+    if not is_confirmed(history):
+        yield f"jaxresearch confirm {quoted(folder)}", "whether the gain holds on the sealed test"
+    ablated = last_trial(history, "ablation")
+    if ablated is None or ablated.closed is None:
+        yield f"jaxresearch ablate {quoted(folder)}", "which of its changes matter"
+    elif dropped(ablated):
+        minimal = f"jaxresearch export {quoted(folder)} --format patch --ablated"
+        yield minimal, "the winner without what does not matter"
 
 
 def _print_line(console: Console, line: str, indent: int, style: str = "") -> None:
@@ -192,6 +212,8 @@ def _conclusion(history: History) -> list[str]:
         lines.append(
             f"timeouts   {late}; where other work slows this machine, raise limits.train_seconds_factor (--set)"
         )
+    if (tested := said_of_test(history)) is not None:
+        lines.append(f"test       {tested}")
     lines += [f"beside     {one_line(said, 300)}" for said in said_of_trials(history)]
     lines += _incident_lines(history)
     lines.append(f"head       {history.head[:16]} after {history.seq} events; `verify --head` finds it again")
@@ -338,7 +360,7 @@ def _print_experiment(
         line("audit", text)
     if experiment.commit:
         seed = experiment.runs[0].seed if experiment.runs else 0
-        line("again", f"jaxresearch train --study {folder} --experiment {number} --seed {seed}")
+        line("again", f"jaxresearch train --study {quoted(folder)} --experiment {number} --seed {seed}")
     if diff:
         console.print()
         if console.is_terminal:

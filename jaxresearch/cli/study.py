@@ -17,6 +17,7 @@ from jaxresearch.cli.live import Display, StudyDisplay
 from jaxresearch.cli.options import mesh_options, study_options
 from jaxresearch.cli.show import print_study
 from jaxresearch.errors import ConfigurationError, JaxresearchError
+from jaxresearch.text import quoted
 
 
 @click.command(epilog="Example: jaxresearch run --strategy greedy --llm builtin --experiments 20 --study studies/mine")
@@ -171,6 +172,7 @@ def _drive(
                 require_sandbox=require_sandbox,
                 ray_address=ray_address,
                 on_preparation=display.preparing,
+                on_stop=display.stopping,
                 approver=ask(display) if ask is not None else None,
             )
             ending = asyncio.run(going)
@@ -178,17 +180,19 @@ def _drive(
         facts = {**status_object(history, str(folder)), **liveness(study.layout, history).facts}
         output.result(facts, lambda console: print_study(console, history, folder))
     except JaxresearchError as error:
-        raise (remove_stillborn(study.layout.folder, study) if new else None) or error
+        if new and (why := remove_stillborn(study.layout.folder, study)) is not None:
+            raise why from error
+        raise
     finally:
         study.close()
     if ending.interrupted:
-        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch resume {folder}")
+        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch resume {quoted(folder)}")
         return INTERRUPTED
     if ending.incidents:
-        output.note(f"Paused: {ending.reason}. Look at them, then go on with: jaxresearch resume {folder}")
+        output.note(f"Paused: {ending.reason}. Look at them, then go on with: jaxresearch resume {quoted(folder)}")
         return 1
     if ending.paused:
-        output.note(f"Paused. Nothing is lost; go on with: jaxresearch resume {folder}")
+        output.note(f"Paused. Nothing is lost; go on with: jaxresearch resume {quoted(folder)}")
         return INTERRUPTED
     return 0
 

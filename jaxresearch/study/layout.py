@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.text import quoted
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def refuse_used(folder: Path) -> None:
         raise JaxresearchError(f"{folder} is a file.", fix="Choose another folder with --study.")
     if StudyLayout(folder).exists:
         raise JaxresearchError(
-            f"{folder} holds a study already.", fix=f"Go on with `jaxresearch resume {folder}`, or choose another."
+            f"{folder} holds a study already.",
+            fix=f"Go on with `jaxresearch resume {quoted(folder)}`, or choose another.",
         )
     if any(folder.iterdir()):
         raise JaxresearchError(f"{folder} is not empty.", fix="Choose a new or empty folder with --study.")

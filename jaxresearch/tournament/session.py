@@ -12,7 +12,7 @@ from jaxresearch.proposal import Candidate
 from jaxresearch.strategy import make_strategy
 from jaxresearch.study.models import Models
 from jaxresearch.study.reporter import Reporter
-from jaxresearch.study.session import OnPreparation, open_executor
+from jaxresearch.study.session import OnPreparation, OnStop, open_executor
 from jaxresearch.study.stillborn import remove_stillborn
 from jaxresearch.study.stopping import Stop, stop_on_signals
 from jaxresearch.study.study import Study
@@ -30,11 +30,12 @@ async def run_tournament(
     *,
     instructions: str,
     on_preparation: OnPreparation,
+    on_stop: OnStop,
 ) -> Tournament:
     """Run the tournament in `folder`, or what is left of it. Settings that cannot work are refused before anything runs.
 
-    A first SIGINT finishes the run at hand, a second stops at once, SIGTERM within `execution.grace_seconds`; then it
-    raises `Interrupted`.
+    A first SIGINT finishes the run at hand, a second stops at once, SIGTERM within `execution.grace_seconds`; `on_stop`
+    hears so, and then it raises `Interrupted`.
     """
     models = {arm.llm: Models(arm.llm, config.llm) for arm in arms}
     for arm in arms:
@@ -43,9 +44,11 @@ async def run_tournament(
     new = not (folder / PLAN_FILE).exists()
     tournament = Tournament.create_or_open(folder, config, arms)
     try:
-        await _play(tournament, subject, models, reporter, instructions, on_preparation)
+        await _play(tournament, subject, models, reporter, instructions, on_preparation, on_stop)
     except JaxresearchError as error:
-        raise (_remove_unbegun(tournament) if new else None) or error
+        if new and (why := _remove_unbegun(tournament)) is not None:
+            raise why from error
+        raise
     return tournament
 
 
@@ -56,6 +59,7 @@ async def _play(
     reporter: Callable[[Arm, int], Reporter | None],
     instructions: str,
     on_preparation: OnPreparation,
+    on_stop: OnStop,
 ) -> None:
     config = tournament.config
     executor, corpus = await open_executor(config, on_preparation, programs=tournament.programs, runs=tournament.runs)
@@ -64,7 +68,7 @@ async def _play(
         return models[arm.llm].of_rounds(study)
 
     fixed = Fixed(subject, corpus.fingerprint, corpus.tokenizer_fingerprint, instructions)
-    stop = Stop(config.execution)
+    stop = Stop(config.execution, on_stop)
     try:
         with stop_on_signals(stop):
             await tournament.run(

@@ -293,10 +293,15 @@ def test_a_finished_study_is_confirmed_reported_and_exported(
 ):
     import shutil
 
-    study = tmp_path / "study"
+    study = tmp_path / "my study"
     shutil.copytree(finished, study)
+    assert command("status", study, "--json").json["test"] is None
     confirmed = command("confirm", study, "--seeds", 2, "--json")
     assert confirmed.status == 0, confirmed.stderr
+    assert command("status", study, "--json").json["test"] == confirmed.json["conclusion"]
+    shown = command("status", study).stdout
+    assert f"test       {confirmed.json['conclusion']}" in shown
+    assert f"jaxresearch export '{study}' --format tsv" in shown, "a command that a shell takes as it stands"
     assert "opened before" in command("confirm", study).stderr
     page, figure = tmp_path / "page.html", tmp_path / "progress.svg"
     reported = command("report", study, "-o", page, "--figure", figure)
