@@ -57,7 +57,7 @@ def ablate(study: Path, seeds: int, again: bool, output: Output) -> int:
         facts = ablation_object(opened.refresh(), str(study))
         assert facts is not None
     except Interrupted:
-        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch ablate {quoted(study)}")
+        output.stopped(f"jaxresearch ablate {quoted(study)}")
         return INTERRUPTED
     finally:
         opened.close()

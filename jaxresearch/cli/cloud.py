@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from jaxresearch.cli.app import Group
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.text import quoted
 
@@ -13,7 +14,7 @@ _OURS = ("folder", "coordinator", "processes", "process_id", "executor", "ray_ad
 """Options of `run` that the task gives itself; with --devices-per-run `devices` too."""
 
 
-@click.group(epilog="Example: jaxresearch cloud render --accelerator H100:1 -o night.yaml")
+@click.group(cls=Group, epilog="Example: jaxresearch cloud render --accelerator H100:1 -o night.yaml")
 def cloud() -> None:
     """Studies on rented machines."""
 

@@ -44,6 +44,12 @@ class Output:
         else:
             show(self.results)
 
+    def stopped(self, go_on: str) -> None:
+        """Say that a person, or the machine, stopped the command before its result, and how to go on."""
+        self.note(f"Stopped. Nothing is lost; go on with: {go_on}")
+        if self.as_json:
+            print(json.dumps({"error": "Stopped.", "fix": f"Go on with: {go_on}", "exit_status": 130}))
+
 
 def output_options(command: Callable) -> Callable:
     """--json, --quiet and --debug; the command receives `output`."""

@@ -106,7 +106,7 @@ def compare(
             )
             tournament = asyncio.run(work)
     except Interrupted:
-        output.note(f"Stopped. Nothing is lost; go on with the same command and --tournament {quoted(folder)}")
+        output.stopped(f"the same command and --tournament {quoted(folder)}")
         return INTERRUPTED
     facts = results(tournament)
     output.result(facts, lambda console: print_tournament(console, facts))

@@ -53,7 +53,7 @@ def confirm(study: Path, seeds: int, again: bool, transfer: str | None, output: 
             output.note("The test was opened before; this is what it said. Open it once more with --again.")
         facts = confirmation_object(opened.refresh(), str(study))
     except Interrupted:
-        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch confirm {quoted(study)}")
+        output.stopped(f"jaxresearch confirm {quoted(study)}")
         return INTERRUPTED
     finally:
         opened.close()
@@ -93,9 +93,7 @@ def _transfer(study: Path, text: str, seeds: int, again: bool, output: Output) -
         facts = transfer_object(opened.refresh(), str(study), scale)
         assert facts is not None
     except Interrupted:
-        output.note(
-            f"Stopped. Nothing is lost; go on with: jaxresearch confirm {quoted(study)} --transfer {quoted(text)}"
-        )
+        output.stopped(f"jaxresearch confirm {quoted(study)} --transfer {quoted(text)}")
         return INTERRUPTED
     finally:
         opened.close()

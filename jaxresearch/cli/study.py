@@ -179,6 +179,9 @@ def _drive(
         history = study.refresh()
         facts = {**status_object(history, str(folder)), **liveness(study.layout, history).facts}
         output.result(facts, lambda console: print_study(console, history, folder))
+    except KeyboardInterrupt:  # before the session heard of signals
+        output.stopped(f"jaxresearch resume {quoted(folder)}")
+        return INTERRUPTED
     except JaxresearchError as error:
         if new and (why := remove_stillborn(study.layout.folder, study)) is not None:
             raise why from error
