@@ -74,7 +74,7 @@ def _jsonl(study: Path) -> tuple[str, dict[str, Any]]:
     from jaxresearch.study.study import Study
     from jaxresearch.tracking import metrics_lines
 
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         lines = list(metrics_lines(opened.events()))
     finally:
@@ -86,7 +86,7 @@ def _tsv(study: Path) -> tuple[str, dict[str, Any]]:
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import tsv
 
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         text = tsv(opened.history)
     finally:

@@ -24,7 +24,7 @@ def test(study: Path, output: Output) -> None:
     from jaxresearch.study.hooks import Hooks
     from jaxresearch.study.study import Study
 
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         found = Hooks.of(opened.config.hooks, opened.layout.folder)
         if found is None:

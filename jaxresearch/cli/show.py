@@ -29,6 +29,7 @@ from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.heartbeat import liveness
 from jaxresearch.study.history import Entry, History
+from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.selection import corrected_gain_bpb, gain_bpb
 from jaxresearch.study.steps import out_of_time
 from jaxresearch.study.study import Study
@@ -46,7 +47,7 @@ _STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim",
 @uncollected()
 def status(study: Path, output: Output) -> None:
     """Where a study stands, and whether something is at work on it."""
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         history = opened.history
     finally:
@@ -69,7 +70,7 @@ def status(study: Path, output: Output) -> None:
 @uncollected()
 def show(study: Path, experiment: int | None, output: Output) -> None:
     """One experiment: verdict and why, hypothesis, runs, audits, diff. Without a number, all of them in a table."""
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         history = opened.history
         if experiment is None:
@@ -131,7 +132,8 @@ def _next_commands(history: History, folder: Path) -> Iterator[tuple[str, str]]:
         purpose = "what the best one is, and why" if best else "what was tried first, and why not kept"
         yield f"jaxresearch show {quoted(folder)} {best or 1}", purpose
     if not history.hopeless and (history.stopped is None or not history.stopped.finished):
-        yield f"jaxresearch resume {quoted(folder)}", "to go on"
+        if StudyLayout(folder).tournament is None:
+            yield f"jaxresearch resume {quoted(folder)}", "to go on"
     elif not history.hopeless:
         yield from _after_the_end(history, folder)
     yield f"jaxresearch export {quoted(folder)} --format tsv", "the log"

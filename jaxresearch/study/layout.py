@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.text import quoted
+from jaxresearch.text import clean, quoted
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ class StudyLayout:
         return self.folder / "heartbeat.json"
 
     @property
+    def tournament(self) -> Path | None:
+        """The folder of the tournament that it is an arm of: its runs are the tournament's. None for a study by itself."""
+        return self.runs.resolve().parent if self.runs.is_symlink() else None
+
+    @property
+    def way_on(self) -> str:
+        """How a person goes on with it."""
+        if self.tournament is not None:
+            return f"the `jaxresearch compare` of {self.tournament}"
+        return f"jaxresearch resume {quoted(self.folder)}"
+
+    @property
     def exists(self) -> bool:
         return self.ledger.is_file()
 
@@ -92,6 +105,16 @@ def create_folder(folder: Path, fill: Callable[[StudyLayout], None]) -> StudyLay
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return StudyLayout(folder)
+
+
+def no_study(folder: Path) -> JaxresearchError:
+    """That `folder` holds none, with the names of those in it, if there are any: it may be a tournament's."""
+    with contextlib.suppress(OSError):
+        inside = sorted(each.name for each in folder.iterdir() if StudyLayout(each).exists)
+        if inside:
+            names = ", ".join(map(clean, inside[:5])) + (", ..." if len(inside) > 5 else "")
+            return JaxresearchError(f"{folder} holds no study, but folders of studies.", fix=f"Name one: {names}.")
+    return JaxresearchError(f"{folder} holds no study.", fix="Start one with `jaxresearch run --study DIR`.")
 
 
 def refuse_used(folder: Path) -> None:

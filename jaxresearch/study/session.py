@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import Corpus, prepare_corpus
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor
 from jaxresearch.execution.pool import local_executor
 from jaxresearch.sandbox import choose_sandbox
@@ -87,6 +88,11 @@ async def drive(
     what a request to stop will lead to.
     Raises `JaxresearchError` when the study cannot go on.
     """
+    if study.layout.tournament is not None:
+        raise JaxresearchError(
+            f"{study.layout.folder} is an arm of a tournament, which says what it may use.",
+            fix=f"Go on with {study.layout.way_on}.",
+        )
     config, caps = study.config, caps or {}
     check_caps(study.history, caps)
     hooks = Hooks.of(config.hooks, study.layout.folder)

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from jaxresearch.config import TournamentConfig
 from jaxresearch.errors import JaxresearchError
@@ -57,17 +57,25 @@ class Tournament:
         if path.is_file():
             there = cls.open(folder)  # settings that are newer than its plan have their defaults there
             if (there.config.model_dump(mode="json"), there.arms) != (config.model_dump(mode="json"), tuple(arms)):
+                found, asked = (each.model_dump(mode="json") for each in (there.config, config))
                 raise JaxresearchError(
-                    f"{folder} holds a tournament with other settings.", fix="Choose another folder with --tournament."
+                    f"{folder} holds a tournament with other settings: {_differences(found, asked) or 'its arms'}.",
+                    fix="Give those that it has, or choose another folder with --tournament.",
                 )
         elif folder.exists() and any(folder.iterdir()):
             raise JaxresearchError(f"{folder} is not empty.", fix="Choose another folder with --tournament.")
         else:
-            folder.mkdir(parents=True, exist_ok=True)
             plan = {"config": config.model_dump(mode="json"), "arms": [asdict(arm) for arm in arms]}
             draft = folder / f".{PLAN_FILE}"
-            draft.write_text(json.dumps(plan, indent=1), "utf-8")
-            draft.rename(path)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                draft.write_text(json.dumps(plan, indent=1), "utf-8")
+                draft.rename(path)
+            except OSError as error:
+                raise JaxresearchError(
+                    f"The folder {folder} cannot be made: {error.strerror or error}.",
+                    fix="Choose another with --tournament.",
+                ) from error
         return cls(folder, config, arms)
 
     @classmethod
@@ -183,6 +191,18 @@ class Tournament:
         for name, common in (("programs", self.programs), ("runs", self.runs)):
             _share(folder / name, common)
         return study
+
+
+def _differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
+    """The settings that differ: `key is 3, not 4`, ..."""
+    said = []
+    for key in dict.fromkeys([*found, *asked]):
+        one, other = found.get(key), asked.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            said.append(_differences(one, other, f"{prefix}{key}."))
+        elif one != other:
+            said.append(f"{prefix}{key} is {one}, not {other}")
+    return ", ".join(filter(None, said))
 
 
 def _one_round(before: History) -> Callable[[History], str | None]:

@@ -78,6 +78,16 @@ def test_a_finished_study_replays_without_training(command: Callable[..., Result
     assert facts["proposals"] + 1 == facts["verdicts"]
 
 
+def test_who_only_looks_opens_nothing_to_write(
+    command: Callable[..., Result], finished: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A study may lie on a disk, or in a copy, that cannot be written."""
+    monkeypatch.setattr("jaxresearch.study.ledger._connect", lambda path, mode: pytest.fail(f"{path}: {mode}"))
+    looks = (["status"], ["show"], ["show", 1], ["replay"], ["export"], ["export", "--format", "jsonl"])
+    for name, *rest in looks:
+        assert command(name, finished, *rest).status == 0
+
+
 def test_a_folder_in_use_is_refused(command: Callable[..., Result], config_file: Path, finished: Path):
     result = command("run", "--config", config_file, "--study", finished)
     assert result.status == 1
