@@ -104,6 +104,9 @@ def _status(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stdout = None  # whoever read our output has gone; there is nobody to tell
         return 1
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _fail(arguments, f"{what}.", "Check the disk and your rights; --debug shows what was tried.", 1)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
         return _fail(arguments, f"{type(error).__name__}: {line}", "Run again with --debug to see where.", 1)

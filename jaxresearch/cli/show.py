@@ -132,8 +132,7 @@ def _next_commands(history: History, folder: Path) -> Iterator[tuple[str, str]]:
         purpose = "what the best one is, and why" if best else "what was tried first, and why not kept"
         yield f"jaxresearch show {quoted(folder)} {best or 1}", purpose
     if not history.hopeless and (history.stopped is None or not history.stopped.finished):
-        if StudyLayout(folder).tournament is None:
-            yield f"jaxresearch resume {quoted(folder)}", "to go on"
+        yield StudyLayout(folder).way_on, "to go on"
     elif not history.hopeless:
         yield from _after_the_end(history, folder)
     yield f"jaxresearch export {quoted(folder)} --format tsv", "the log"

@@ -73,7 +73,7 @@ class StudyLayout:
     def way_on(self) -> str:
         """How a person goes on with it."""
         if self.tournament is not None:
-            return f"the `jaxresearch compare` of {self.tournament}"
+            return f"jaxresearch compare --tournament {quoted(self.tournament)}"
         return f"jaxresearch resume {quoted(self.folder)}"
 
     @property
@@ -119,7 +119,13 @@ def no_study(folder: Path) -> JaxresearchError:
 
 def refuse_used(folder: Path) -> None:
     """Raises `JaxresearchError` when `folder` is there and not an empty folder."""
-    if not folder.exists():
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise JaxresearchError(
+            f"The study folder {folder} cannot be used: {error.strerror}.", fix="Choose another with --study."
+        ) from error
+    if not taken:
         return
     if not folder.is_dir():
         raise JaxresearchError(f"{folder} is a file.", fix="Choose another folder with --study.")
@@ -128,5 +134,4 @@ def refuse_used(folder: Path) -> None:
             f"{folder} holds a study already.",
             fix=f"Go on with `jaxresearch resume {quoted(folder)}`, or choose another.",
         )
-    if any(folder.iterdir()):
-        raise JaxresearchError(f"{folder} is not empty.", fix="Choose a new or empty folder with --study.")
+    raise JaxresearchError(f"{folder} is not empty.", fix="Choose a new or empty folder with --study.")

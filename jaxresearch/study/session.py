@@ -91,7 +91,7 @@ async def drive(
     if study.layout.tournament is not None:
         raise JaxresearchError(
             f"{study.layout.folder} is an arm of a tournament, which says what it may use.",
-            fix=f"Go on with {study.layout.way_on}.",
+            fix=f"Go on with: {study.layout.way_on}",
         )
     config, caps = study.config, caps or {}
     check_caps(study.history, caps)

@@ -30,6 +30,7 @@ from jaxresearch.study.steps import MAX_FAILED_PROPOSALS
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.study import Study
 from jaxresearch.study.view import ModelFactory
+from jaxresearch.text import one_line
 from jaxresearch.tournament.plan import PLAN_FILE, Arm, fresh_seeds, study_config
 from jaxresearch.tournament.shared import SharedRuns
 
@@ -83,8 +84,15 @@ class Tournament:
         path = folder / PLAN_FILE
         if not path.is_file():
             raise JaxresearchError(f"{folder} holds no tournament.", fix="Start one with `jaxresearch compare`.")
-        plan = json.loads(path.read_text("utf-8"))
-        return cls(folder, TournamentConfig.model_validate(plan["config"]), [Arm(**each) for each in plan["arms"]])
+        try:
+            plan = json.loads(path.read_text("utf-8"))
+            arms = [Arm(**each) for each in plan["arms"]]
+            return cls(folder, TournamentConfig.model_validate(plan["config"]), arms)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = one_line(str(error), 200)
+            raise JaxresearchError(
+                f"{path} cannot be read: {reason}.", fix="Restore it, or use the jaxresearch that wrote it."
+            ) from error
 
     @property
     def programs(self) -> Path:

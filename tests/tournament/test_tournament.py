@@ -262,6 +262,9 @@ def test_other_settings_are_refused(tmp_path: Path):
     assert Tournament.open(tmp_path / "t").arms == tuple(ARMS)
     with pytest.raises(JaxresearchError, match="holds no tournament"):
         Tournament.open(tmp_path)
+    (tmp_path / "t" / PLAN_FILE).write_text("{")
+    with pytest.raises(JaxresearchError, match=f"{PLAN_FILE} cannot be read"):
+        Tournament.open(tmp_path / "t")
 
 
 def test_a_strategy_that_never_proposes_ends_its_arm_only(tmp_path: Path):
@@ -293,7 +296,7 @@ def test_an_arm_is_not_resumed_by_itself(tmp_path: Path):
     """It would use what its study says, and not what the tournament does."""
     play(tmp_path / "t", tournament_config(tournament={"repeats": 1}), {"a": Searcher(0.05), "b": Searcher(0.0)})
     study = Study.open(tmp_path / "t" / "a-0")
-    with pytest.raises(JaxresearchError, match="Go on with the `jaxresearch compare` of"):
+    with pytest.raises(JaxresearchError, match="Go on with: jaxresearch compare --tournament"):
         asyncio.run(drive(study, NullReporter(), on_preparation=lambda *_: None, on_stop=lambda _: None))
 
 
