@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jaxresearch.proposal import Proposal
+from jaxresearch.errors import ConfigurationError, JaxresearchError
+from jaxresearch.proposal import Proposal, Scalar
 
 
 class Verdict(StrEnum):
@@ -137,6 +139,13 @@ class TraceFailure(BaseModel):
     reason: str
     traceback: str = ""
     trace_seconds: float = 0.0
+
+    def of_subject(self, hyperparameters: Mapping[str, Scalar], *, fix: str = "") -> JaxresearchError:
+        """Why a subject itself gave none, as an error: of the settings, where it names one of `hyperparameters`."""
+        reason = self.reason.rstrip(".")
+        if any(name in reason for name in hyperparameters):
+            return ConfigurationError(f"subject.hyperparameters: {reason.removeprefix('ValueError: ')}.", fix=fix)
+        return JaxresearchError(f"The subject gives no program: {self.verdict}: {reason}.", fix=fix)
 
 
 @dataclass(frozen=True)

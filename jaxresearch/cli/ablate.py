@@ -15,6 +15,7 @@ from jaxresearch.cli.app import INTERRUPTED
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.cli.live import StudyDisplay
 from jaxresearch.study.trials import DEFAULT_SEEDS
+from jaxresearch.text import quoted
 
 
 @click.command(epilog="Example: jaxresearch ablate studies/mine --seeds 5")
@@ -44,12 +45,19 @@ def ablate(study: Path, seeds: int, again: bool, output: Output) -> int:
             output.note("This winner was ablated before; this is what came out. Do it once more with --again.")
         else:
             with StudyDisplay(output) as display:
-                work = ablate_study(opened, display, count=seeds, again=again, on_preparation=display.preparing)
+                work = ablate_study(
+                    opened,
+                    display,
+                    count=seeds,
+                    again=again,
+                    on_preparation=display.preparing,
+                    on_stop=display.stopping,
+                )
                 asyncio.run(work)
         facts = ablation_object(opened.refresh(), str(study))
         assert facts is not None
     except Interrupted:
-        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch ablate {study}")
+        output.stopped(f"jaxresearch ablate {quoted(study)}")
         return INTERRUPTED
     finally:
         opened.close()
@@ -71,4 +79,4 @@ def _print(console: Console, facts: dict[str, Any], study: Path) -> None:
             console.print(f"{name:10}val_bpb {score['val_bpb']:.4f}{spread}, {score['runs']} fresh seeds", markup=False)
     console.print(f"\n{facts['conclusion']}", markup=False)
     if facts["dropped"] and len(facts["dropped"]) < len(facts["changes"]):
-        console.print(f"jaxresearch export {study} --format patch --ablated   the minimal winner", markup=False)
+        console.print(f"jaxresearch export {quoted(study)} --format patch --ablated   the minimal winner", markup=False)

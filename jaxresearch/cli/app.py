@@ -11,6 +11,7 @@ import traceback
 import click
 
 import jaxresearch
+from jaxresearch.cli.signals import interruptible
 from jaxresearch.cli.uncollected import uncollected
 from jaxresearch.errors import JaxresearchError
 
@@ -43,8 +44,17 @@ _COMMANDS = {
 INTERRUPTED = 130
 
 
-class _Group(click.Group):
-    """Lists commands in the order of a user's day, and imports each on demand, so that `--help` is fast."""
+class Group(click.Group):
+    """Lists every command with the whole first sentence of its help, on several lines where it is long."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(limit=500)) for name, each in commands if each])
+
+
+class _Commands(Group):
+    """All commands in the order of a user's day, each imported on demand, so that `--help` is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -55,14 +65,8 @@ class _Group(click.Group):
         with uncollected():
             return getattr(importlib.import_module(f"jaxresearch.cli.{_COMMANDS[cmd_name]}"), cmd_name)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Every command with the whole first sentence of its help, on several lines where it is long."""
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, each.get_short_help_str(limit=500)) for name, each in commands if each])
 
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(jaxresearch.__version__, prog_name="jaxresearch")
 def cli() -> None:
     """Autonomous ML research on JAX whose results can be believed.
@@ -76,7 +80,9 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_status(arguments or ["--help"]))
+    with interruptible():
+        status = _status(arguments or ["--help"])
+    sys.exit(status)
 
 
 def _status(arguments: list[str]) -> int:
@@ -84,6 +90,9 @@ def _status(arguments: list[str]) -> int:
         return cli.main(args=arguments, prog_name="jaxresearch", standalone_mode=False) or 0
     except JaxresearchError as error:
         return _fail(arguments, error.message, error.fix, error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
     except click.ClickException as error:
         hint = ""
         if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -91,11 +100,13 @@ def _status(arguments: list[str]) -> int:
         status = 2 if isinstance(error, click.UsageError) else 1
         return _fail(arguments, _in_plain_words(error.format_message()), hint, status)
     except (click.Abort, KeyboardInterrupt):
-        print("Interrupted.", file=sys.stderr)
-        return INTERRUPTED
+        return _fail(arguments, "Interrupted.", "The same command begins again, with what is there.", INTERRUPTED)
     except BrokenPipeError:
         sys.stdout = None  # whoever read our output has gone; there is nobody to tell
         return 1
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _fail(arguments, f"{what}.", "Check the disk and your rights; --debug shows what was tried.", 1)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
         return _fail(arguments, f"{type(error).__name__}: {line}", "Run again with --debug to see where.", 1)
@@ -110,7 +121,8 @@ def _in_plain_words(message: str) -> str:
 def _fail(arguments: list[str], message: str, fix: str, status: int) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
-    print(f"Error: {message} {fix}".rstrip(), file=sys.stderr)
+    label = "" if status == INTERRUPTED else "Error: "
+    print(f"{label}{message} {fix}".rstrip(), file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"error": message, "fix": fix, "exit_status": status}))
     return status

@@ -127,7 +127,9 @@ def standing(history: History, *, since: float = 0.0) -> list[str]:
     planned = f"{history.planned} experiment{'s' * (history.planned != 1)}"
     second = f"{done} of {planned}, {kept} kept{rate}{ahead}"
     cap = f" of {short(history.max_seconds)}" if history.max_seconds is not None else ""
-    third = f"{short(wall)}{cap}, {costs.train_seconds / wall:.0%} training" if wall > 0 else "0 s"
+    third = f"{short(wall)}{cap}"
+    if costs.train_seconds > 0 and wall > 0:  # a run counts when it is over: until then nobody can say
+        third += f", {costs.train_seconds / wall:.0%} training"
     third += f"; LLM ${costs.llm_cost_usd:.2f}" + (
         f" of ${history.max_cost:.2f}" if history.max_cost is not None else ""
     )

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import click
 
+from jaxresearch.cli.app import Group
 from jaxresearch.cli.common import Output, output_options
+from jaxresearch.errors import JaxresearchError
+from jaxresearch.files import write_whole
+from jaxresearch.text import quoted
 
 _OURS = ("folder", "coordinator", "processes", "process_id", "executor", "ray_address")
 """Options of `run` that the task gives itself; with --devices-per-run `devices` too."""
 
 
-@click.group(epilog="Example: jaxresearch cloud render --accelerator H100:1 -o night.yaml")
+@click.group(cls=Group, epilog="Example: jaxresearch cloud render --accelerator H100:1 -o night.yaml")
 def cloud() -> None:
     """Studies on rented machines."""
 
@@ -62,7 +66,12 @@ def render(
     task = Task(chosen, study, arguments, spot, nodes, bucket, save_seconds, idle_minutes, devices_per_run)
     text = rendered(task)
     if file is not None:
-        file.write_text(text, "utf-8")
+        try:
+            write_whole(file, text.encode())
+        except OSError as error:
+            raise JaxresearchError(
+                f"--output: {file} cannot be written: {error.strerror}.", fix="Choose another."
+            ) from None
     facts = {"file": str(file) if file is not None else None, "accelerator": chosen.sky, "hosts": task.hosts}
     facts |= {"devices": task.devices, "devices_per_run": task.per_run, "runs_at_once": task.runs_at_once, "task": text}
     said = f"{file} is written; its first lines say how to launch it." if file is not None else text
@@ -73,7 +82,7 @@ def _check(arguments: tuple[str, ...], ours: tuple[str, ...]) -> None:
     """Refuse now what `jaxresearch run` would refuse on a machine that is paid for."""
     from jaxresearch.cli.study import run
 
-    with run.make_context("run", list(arguments)) as context:
+    with run.make_context("jaxresearch run", list(arguments)) as context:
         taken = [
             parameter
             for parameter in run.params
@@ -110,5 +119,5 @@ def fetch(source: Path, study: Path, output: Output) -> None:
     fetch(source, study)
     output.result(
         {"source": str(source), "study": str(study)},
-        lambda console: console.print(f"Go on with: jaxresearch resume {study}", markup=False),
+        lambda console: console.print(f"Go on with: jaxresearch resume {quoted(study)}", markup=False),
     )

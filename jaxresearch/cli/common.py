@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from jaxresearch.cli.moving import TurnConsole
 from jaxresearch.config import StudyConfig, TournamentConfig, load_config
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.levels import LEVELS
@@ -23,7 +24,7 @@ class Output:
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json, self.quiet = as_json, quiet
         self.results = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-        self.progress = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=not sys.stderr.isatty())
+        self.progress = TurnConsole(stderr=True, highlight=False, quiet=quiet, soft_wrap=not sys.stderr.isatty())
         self._noted: set[str] = set()
 
     def note(self, text: str) -> None:
@@ -42,6 +43,12 @@ class Output:
             print(json.dumps(facts, allow_nan=False))
         else:
             show(self.results)
+
+    def stopped(self, go_on: str) -> None:
+        """Say that a person, or the machine, stopped the command before its result, and how to go on."""
+        self.note(f"Stopped. Nothing is lost; go on with: {go_on}")
+        if self.as_json:
+            print(json.dumps({"error": "Stopped.", "fix": f"Go on with: {go_on}", "exit_status": 130}))
 
 
 def output_options(command: Callable) -> Callable:

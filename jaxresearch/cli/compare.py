@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from jaxresearch.cli.common import Output, config_options, make_tournament_confi
 from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import StudyDisplay
 from jaxresearch.cli.options import study_options
+from jaxresearch.config import TournamentConfig
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.study.history import History
 from jaxresearch.study.ledger import StoredEvent
+from jaxresearch.text import quoted
 from jaxresearch.tournament.plan import Arm
 
 
@@ -64,32 +67,22 @@ def compare(
     """Compare strategies under one binding budget, repeated, with intervals and corrected p-values.
 
     The budget that binds is --accelerator-seconds or --flops, replicates included; without either, --experiments.
-    Running the same command on the same folder goes on after any stop, or shows the result.
+    With --tournament alone it goes on with the one in that folder after any stop, or shows the result.
     """
-    from jaxresearch.strategy import installed_strategies
     from jaxresearch.study.stopping import Interrupted
-    from jaxresearch.tournament.plan import make_arms
     from jaxresearch.tournament.results import results
     from jaxresearch.tournament.session import run_tournament
 
-    named = [*strategies, *arms]
-    config = make_tournament_config(
-        config_file,
-        settings,
-        tournament__arms=named or None,
-        tournament__repeats=repeats,
-        tournament__accelerator_seconds=accelerator_seconds,
-        tournament__flops=flops,
-        tournament__controls=False if no_controls else None,
-        experiments=experiments,
-        sandbox__require=require_sandbox,
-        **asked,
-    )
-    chosen, notes = make_arms(config, installed_strategies().keys())
-    if len(chosen) < 2:
-        raise ConfigurationError("--strategy: one arm has nothing to be compared with.", fix="Name another.")
-    for note in notes:
-        output.note(note)
+    asked |= {
+        "tournament__arms": [*strategies, *arms] or None,
+        "tournament__repeats": repeats,
+        "tournament__accelerator_seconds": accelerator_seconds,
+        "tournament__flops": flops,
+        "tournament__controls": False if no_controls else None,
+        "experiments": experiments,
+        "sandbox__require": require_sandbox,
+    }
+    config, chosen = _planned(folder, config_file, settings, asked) or _wanted(config_file, settings, asked, output)
     folder = folder or Path("tournaments") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     output.note(f"tournament {folder}: {', '.join(arm.name for arm in chosen)}; {config.tournament.repeats} repeats")
     try:
@@ -101,14 +94,45 @@ def compare(
                 lambda arm, repeat: _ArmDisplay(display, output, arm, repeat),
                 instructions="",
                 on_preparation=display.preparing,
+                on_stop=display.stopping,
             )
             tournament = asyncio.run(work)
     except Interrupted:
-        output.note(f"Stopped. Nothing is lost; go on with the same command and --tournament {folder}")
+        output.stopped(f"jaxresearch compare --tournament {quoted(folder)}")
         return INTERRUPTED
     facts = results(tournament)
     output.result(facts, lambda console: print_tournament(console, facts))
     return 0
+
+
+def _planned(
+    folder: Path | None, config_file: Path | None, settings: tuple[str, ...], asked: dict[str, Any]
+) -> tuple[TournamentConfig, Sequence[Arm]] | None:
+    """What the tournament in `folder` began with; None where there is none, or other settings are given."""
+    from jaxresearch.tournament.plan import PLAN_FILE
+    from jaxresearch.tournament.tournament import Tournament
+
+    given = config_file is not None or settings or any(value is not None for value in asked.values())
+    if given or folder is None or not (folder / PLAN_FILE).is_file():
+        return None
+    there = Tournament.open(folder)
+    return there.config, there.arms
+
+
+def _wanted(
+    config_file: Path | None, settings: tuple[str, ...], asked: dict[str, Any], output: Output
+) -> tuple[TournamentConfig, Sequence[Arm]]:
+    """What the options say."""
+    from jaxresearch.strategy import installed_strategies
+    from jaxresearch.tournament.plan import make_arms
+
+    config = make_tournament_config(config_file, settings, **asked)
+    chosen, notes = make_arms(config, installed_strategies().keys())
+    if len(chosen) < 2:
+        raise ConfigurationError("--strategy: one arm has nothing to be compared with.", fix="Name another.")
+    for note in notes:
+        output.note(note)
+    return config, chosen
 
 
 class _ArmDisplay:

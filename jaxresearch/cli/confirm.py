@@ -14,6 +14,7 @@ from jaxresearch.cli.common import Output, output_options
 from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import StudyDisplay
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.text import quoted
 
 
 @click.command(epilog="Example: jaxresearch confirm studies/mine --seeds 5")
@@ -43,12 +44,16 @@ def confirm(study: Path, seeds: int, again: bool, transfer: str | None, output: 
     try:
         if again or not is_confirmed(opened.history):
             with StudyDisplay(output) as display:
-                asyncio.run(confirm_study(opened, display, count=seeds, on_preparation=display.preparing))
+                asyncio.run(
+                    confirm_study(
+                        opened, display, count=seeds, on_preparation=display.preparing, on_stop=display.stopping
+                    )
+                )
         else:
             output.note("The test was opened before; this is what it said. Open it once more with --again.")
         facts = confirmation_object(opened.refresh(), str(study))
     except Interrupted:
-        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch confirm {study}")
+        output.stopped(f"jaxresearch confirm {quoted(study)}")
         return INTERRUPTED
     finally:
         opened.close()
@@ -76,13 +81,19 @@ def _transfer(study: Path, text: str, seeds: int, again: bool, output: Output) -
         else:
             with StudyDisplay(output) as display:
                 work = transfer_study(
-                    opened, display, scale=scale, count=seeds, again=again, on_preparation=display.preparing
+                    opened,
+                    display,
+                    scale=scale,
+                    count=seeds,
+                    again=again,
+                    on_preparation=display.preparing,
+                    on_stop=display.stopping,
                 )
                 asyncio.run(work)
         facts = transfer_object(opened.refresh(), str(study), scale)
         assert facts is not None
     except Interrupted:
-        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch confirm {study} --transfer {text}")
+        output.stopped(f"jaxresearch confirm {quoted(study)} --transfer {quoted(text)}")
         return INTERRUPTED
     finally:
         opened.close()

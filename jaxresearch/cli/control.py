@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jaxresearch.cli.common import Output, output_options
+from jaxresearch.text import quoted
 
 if TYPE_CHECKING:
     from jaxresearch.study.control import Wish
@@ -35,5 +36,5 @@ def _ask(study: Path, wish: Wish, outcome: str, output: Output) -> None:
 
     driver = request(StudyLayout(study.absolute()), wish)
     facts = {"study": str(study), "wish": wish, "driver": driver}
-    text = f"The study {outcome} ({driver}). Go on later with: jaxresearch resume {study}"
+    text = f"The study {outcome} ({driver}). Go on later with: jaxresearch resume {quoted(study)}"
     output.result(facts, lambda console: console.print(text, markup=False))

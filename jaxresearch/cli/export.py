@@ -12,6 +12,7 @@ from jaxresearch.cli.common import Output, output_options
 from jaxresearch.cli.uncollected import uncollected
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.files import write_whole
+from jaxresearch.text import quoted
 
 _FORMATS = ["tsv", "json", "jsonl", "patch", "branch"]
 
@@ -73,7 +74,7 @@ def _jsonl(study: Path) -> tuple[str, dict[str, Any]]:
     from jaxresearch.study.study import Study
     from jaxresearch.tracking import metrics_lines
 
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         lines = list(metrics_lines(opened.events()))
     finally:
@@ -85,7 +86,7 @@ def _tsv(study: Path) -> tuple[str, dict[str, Any]]:
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import tsv
 
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         text = tsv(opened.history)
     finally:
@@ -122,7 +123,7 @@ def _branch(
     if repo is None:
         steps = [
             f"To make branch {name} in your repository:",
-            f"  jaxresearch export {study} --format branch {which} --repo PATH",
+            f"  jaxresearch export {quoted(study)} --format branch {which} --repo PATH",
             "To have the commits as the study made them, in any repository:",
             f"  git fetch {study.absolute() / 'workspace'} {source}",
         ]
@@ -162,7 +163,8 @@ def _winner(study: Path, experiment: int | None, ablated: bool):
             trial = last_trial(reader.history, "ablation")
             if trial is None or trial.closed is None:
                 raise JaxresearchError(
-                    f"{study} has no finished ablation of its winner.", fix=f"Run it: jaxresearch ablate {study}"
+                    f"{study} has no finished ablation of its winner.",
+                    fix=f"Run it: jaxresearch ablate {quoted(study)}",
                 )
             commits, note = (commits[0], trial.closed.commit), conclusion(trial)
             source = f"trial-{trial.event.trial}-minimal"

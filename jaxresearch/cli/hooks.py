@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from jaxresearch.cli.app import Group
 from jaxresearch.cli.common import Output, output_options
 from jaxresearch.errors import JaxresearchError
 
 
-@click.group(epilog="Example: jaxresearch hooks test studies/night")
+@click.group(cls=Group, epilog="Example: jaxresearch hooks test studies/night")
 def hooks() -> None:
     """Who is told of a keep, a stop, an error."""
 
@@ -23,7 +24,7 @@ def test(study: Path, output: Output) -> None:
     from jaxresearch.study.hooks import Hooks
     from jaxresearch.study.study import Study
 
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         found = Hooks.of(opened.config.hooks, opened.layout.folder)
         if found is None:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Self, assert_never
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from jaxresearch.cli.board import Board
 from jaxresearch.cli.common import Output
+from jaxresearch.cli.moving import Moving
 from jaxresearch.execution.base import RunProgress, TracedCandidate
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
 from jaxresearch.study.events import (
@@ -59,13 +59,7 @@ class Display:
         self.live = output.progress.is_terminal and not output.quiet
         columns = (TextColumn("  {task.description}", markup=False), BarColumn(24), TimeElapsedColumn())
         self._progress = Progress(*columns, console=output.progress, auto_refresh=False)
-        self._moving = Live(
-            get_renderable=self._now,
-            console=output.progress,
-            transient=True,
-            refresh_per_second=4,
-            vertical_overflow="crop",
-        )
+        self._moving = Moving(output.progress, self._now)
 
     def __enter__(self) -> Self:
         if self.live:
@@ -108,6 +102,10 @@ class Display:
         self.show(f"corpus {stage.partition(':')[0]}", f"corpus: {stage}", done)
         if not self.live:
             self._output.note_once(f"preparing the corpus: {stage}")
+
+    def stopping(self, said: str) -> None:
+        """A request to stop was heard; `said`: what it leads to."""
+        self._output.progress.print(said, style="yellow", markup=False)
 
     def say_once(self, text: str) -> None:
         """`text` as a plain line, where there is no bar and it was not just said."""

@@ -24,7 +24,7 @@ def replay(study: Path, output: Output) -> int:
     from jaxresearch.study.replay import replay as replay_study
     from jaxresearch.study.study import Study
 
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         strategy = opened.config.strategy
         replayed = asyncio.run(replay_study(opened, make_strategy(strategy.name, strategy.options)))

@@ -43,7 +43,7 @@ def sample(
     if not math.isfinite(temperature):
         raise click.BadParameter("it must be finite.", param_hint="--temperature")
     prompt = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # an argument may be any bytes
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         with RunDisplay(output) as display:
             found = asyncio.run(

@@ -21,17 +21,22 @@ from jaxresearch.experiment import CompletedRun, Experiment, RunOutcome, Verdict
 from jaxresearch.report.record import clean_value
 from jaxresearch.report.timeline import Spending, spending
 from jaxresearch.statistics.noise import NoiseFloor
+from jaxresearch.study.ablation import dropped
 from jaxresearch.study.beside import said_of_trials
+from jaxresearch.study.confirm import is_confirmed, said_of_test
 from jaxresearch.study.costs import Costs
 from jaxresearch.study.cuts import cuts
 from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.heartbeat import liveness
 from jaxresearch.study.history import Entry, History
+from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.selection import corrected_gain_bpb, gain_bpb
+from jaxresearch.study.steps import out_of_time
 from jaxresearch.study.study import Study
 from jaxresearch.study.summary import expected_false_keeps, is_simpler, status_object
-from jaxresearch.text import clean, one_line
+from jaxresearch.study.trials import last_trial
+from jaxresearch.text import clean, one_line, quoted
 
 _ALIGNED = ("{:>{}}", "{:>{}}", "{:>{}}", "{:>{}}", "{:<{}}")
 _STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim", None: "yellow"}
@@ -43,7 +48,7 @@ _STYLES = {Verdict.KEEP: "green", Verdict.DISCARD: "", Verdict.DUPLICATE: "dim",
 @uncollected()
 def status(study: Path, output: Output) -> None:
     """Where a study stands, and whether something is at work on it."""
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         history = opened.history
     finally:
@@ -66,7 +71,7 @@ def status(study: Path, output: Output) -> None:
 @uncollected()
 def show(study: Path, experiment: int | None, output: Output) -> None:
     """One experiment: verdict and why, hypothesis, runs, audits, diff. Without a number, all of them in a table."""
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         history = opened.history
         if experiment is None:
@@ -126,13 +131,29 @@ def _next_commands(history: History, folder: Path) -> Iterator[tuple[str, str]]:
     best = history.incumbent_number
     if len(history.entries) > 1:
         purpose = "what the best one is, and why" if best else "what was tried first, and why not kept"
-        yield f"jaxresearch show {folder} {best or 1}", purpose
+        yield f"jaxresearch show {quoted(folder)} {best or 1}", purpose
     if not history.hopeless and (history.stopped is None or not history.stopped.finished):
-        yield f"jaxresearch resume {folder}", "to go on"
-    elif best:
-        yield f"jaxresearch confirm {folder}", "whether the gain holds on the sealed test"
-        yield f"jaxresearch ablate {folder}", "which of its changes matter"
-    yield f"jaxresearch export {folder} --format tsv", "the log"
+        yield StudyLayout(folder).way_on, "to go on"
+    elif not history.hopeless:
+        yield from _after_the_end(history, folder)
+    yield f"jaxresearch export {quoted(folder)} --format tsv", "the log"
+
+
+def _after_the_end(history: History, folder: Path) -> Iterator[tuple[str, str]]:
+    left = sum(entry.verdict is not None for entry in history.contenders) < history.planned
+    if left and history.max_seconds is not None and out_of_time(history, history.costs.wall_seconds):
+        more = f"jaxresearch resume {quoted(folder)} --max-seconds {2 * history.max_seconds:g}"
+        yield more, "to go on for as long again"
+    if not history.incumbent_number:
+        return
+    if not is_confirmed(history):
+        yield f"jaxresearch confirm {quoted(folder)}", "whether the gain holds on the sealed test"
+    ablated = last_trial(history, "ablation")
+    if ablated is None or ablated.closed is None:
+        yield f"jaxresearch ablate {quoted(folder)}", "which of its changes matter"
+    elif dropped(ablated):
+        minimal = f"jaxresearch export {quoted(folder)} --format patch --ablated"
+        yield minimal, "the winner without what does not matter"
 
 
 def _print_line(console: Console, line: str, indent: int, style: str = "") -> None:
@@ -193,6 +214,8 @@ def _conclusion(history: History) -> list[str]:
         lines.append(
             f"timeouts   {late}; where other work slows this machine, raise limits.train_seconds_factor (--set)"
         )
+    if (tested := said_of_test(history)) is not None:
+        lines.append(f"test       {tested}")
     lines += [f"beside     {one_line(said, 300)}" for said in said_of_trials(history)]
     lines += _incident_lines(history)
     lines.append(f"head       {history.head[:16]} after {history.seq} events; `verify --head` finds it again")
@@ -339,7 +362,7 @@ def _print_experiment(
         line("audit", text)
     if experiment.commit:
         seed = experiment.runs[0].seed if experiment.runs else 0
-        line("again", f"jaxresearch train --study {folder} --experiment {number} --seed {seed}")
+        line("again", f"jaxresearch train --study {quoted(folder)} --experiment {number} --seed {seed}")
     if diff:
         console.print()
         if console.is_terminal:

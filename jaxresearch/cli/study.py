@@ -16,7 +16,8 @@ from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import Display, StudyDisplay
 from jaxresearch.cli.options import mesh_options, study_options
 from jaxresearch.cli.show import print_study
-from jaxresearch.errors import ConfigurationError
+from jaxresearch.errors import ConfigurationError, JaxresearchError
+from jaxresearch.text import quoted
 
 
 @click.command(epilog="Example: jaxresearch run --strategy greedy --llm builtin --experiments 20 --study studies/mine")
@@ -103,7 +104,7 @@ def run(
             start_from=start_from,
         ).close()
     output.note(f"study {folder}")
-    return _drive(folder, output)
+    return _drive(folder, output, new=True)
 
 
 @click.command(epilog="Example: jaxresearch resume studies/mine")
@@ -149,9 +150,11 @@ def _drive(
     require_sandbox: str | None = None,
     track: tuple[str, ...] | None = None,
     ray_address: str | None = None,
+    new: bool = False,
 ) -> int:
     from jaxresearch.study.heartbeat import liveness
     from jaxresearch.study.session import drive
+    from jaxresearch.study.stillborn import remove_stillborn
     from jaxresearch.study.study import Study
     from jaxresearch.study.summary import status_object
     from jaxresearch.tracking import Trackers
@@ -169,22 +172,30 @@ def _drive(
                 require_sandbox=require_sandbox,
                 ray_address=ray_address,
                 on_preparation=display.preparing,
+                on_stop=display.stopping,
                 approver=ask(display) if ask is not None else None,
             )
             ending = asyncio.run(going)
         history = study.refresh()
         facts = {**status_object(history, str(folder)), **liveness(study.layout, history).facts}
         output.result(facts, lambda console: print_study(console, history, folder))
+    except KeyboardInterrupt:  # before the session heard of signals
+        output.stopped(f"jaxresearch resume {quoted(folder)}")
+        return INTERRUPTED
+    except JaxresearchError as error:
+        if new and (why := remove_stillborn(study.layout.folder, study)) is not None:
+            raise why from error
+        raise
     finally:
         study.close()
     if ending.interrupted:
-        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch resume {folder}")
+        output.note(f"Stopped. Nothing is lost; go on with: jaxresearch resume {quoted(folder)}")
         return INTERRUPTED
     if ending.incidents:
-        output.note(f"Paused: {ending.reason}. Look at them, then go on with: jaxresearch resume {folder}")
+        output.note(f"Paused: {ending.reason}. Look at them, then go on with: jaxresearch resume {quoted(folder)}")
         return 1
     if ending.paused:
-        output.note(f"Paused. Nothing is lost; go on with: jaxresearch resume {folder}")
+        output.note(f"Paused. Nothing is lost; go on with: jaxresearch resume {quoted(folder)}")
         return INTERRUPTED
     return 0
 

@@ -81,7 +81,7 @@ def train(
 def _from_study(folder: Path, number: int | None) -> tuple[StudyConfig, Candidate]:
     from jaxresearch.study.study import Study
 
-    study = Study.open(folder)
+    study = Study.open(folder, read_only=True)
     try:
         number = study.history.incumbent_number if number is None else number
         return study.config, study.candidate(number)

@@ -25,7 +25,7 @@ def verify(study: Path, experiment: int | None, head: str | None, rescore: bool,
     from jaxresearch.study.study import Study
     from jaxresearch.study.verification import verify_run, verify_study
 
-    opened = Study.open(study)
+    opened = Study.open(study, read_only=True)
     try:
         if head is not None:
             opened.check_head(head)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import default_cache_root, prepare_corpus
-from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, TraceFailure, run_identity
 from jaxresearch.execution.pool import local_executor
 from jaxresearch.experiment import RunOutcome
@@ -31,10 +30,8 @@ async def train_once(
     executor = local_executor(config, corpus, sandbox, programs=root / "programs", runs=root / "runs")
     try:
         traced = await executor.trace(candidate)
-        if isinstance(traced, TraceFailure) and any(name in traced.reason for name in config.subject.hyperparameters):
-            raise ConfigurationError(f"subject.hyperparameters: {traced.reason.removeprefix('ValueError: ')}")
         if isinstance(traced, TraceFailure):
-            raise JaxresearchError(f"the subject gives no program: {traced.verdict}: {traced.reason}.")
+            raise traced.of_subject(config.subject.hyperparameters)
         request = RunRequest(
             identity=run_identity(
                 program=traced.program,

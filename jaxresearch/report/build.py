@@ -29,7 +29,7 @@ from jaxresearch.study.confirm import conclusion as confirmed_in_words
 from jaxresearch.study.cuts import cuts
 from jaxresearch.study.drift import drift_warning
 from jaxresearch.study.history import Entry, History, fold
-from jaxresearch.study.layout import StudyLayout
+from jaxresearch.study.layout import StudyLayout, no_study
 from jaxresearch.study.ledger import Ledger, StoredEvent
 from jaxresearch.study.pairing import contest_scores
 from jaxresearch.study.selection import corrected_gain_bpb
@@ -47,7 +47,7 @@ class StudyReader:
         self.layout = StudyLayout(folder.absolute())
         self.name = str(folder)
         if not self.layout.exists:
-            raise JaxresearchError(f"{folder} holds no study.", fix="Start one with `jaxresearch run --study DIR`.")
+            raise no_study(folder)
         self.ledger = Ledger.open(self.layout.ledger, read_only=True)
         try:
             self.workspace = Workspace.open(self.layout.workspace)

@@ -84,6 +84,8 @@ def unmet(require: str | None, failures: Sequence[TierReport], *, what: str = "t
     fix = next((failure.fix for failure in failures if failure.fix), "")
     if not lacks:
         lacks, fix = "it needs the network, and that is a weaker tier", f"Require {require}+network."
+    if require is None:
+        return JaxresearchError(f"There is no sandbox here, not even the weakest, for {what}: {lacks}.", fix=fix)
     return JaxresearchError(
         f"sandbox.require: {require} is required, and {what} would not have it here: {lacks}.", fix=fix
     )

@@ -178,8 +178,8 @@ def conclusion(trial: Trial) -> str:
     if not gone:
         return f"All {left} changes are needed." if left > 1 else "The one change is needed."
     names = ", ".join(map(str, gone))
-    verb = "does" if len(gone) == 1 else "do"
-    return f"{left - len(gone)} of {left} changes are needed; {names} {verb} not matter beyond the noise."
+    be, do = "is" if left - len(gone) == 1 else "are", "does" if len(gone) == 1 else "do"
+    return f"{left - len(gone)} of {left} changes {be} needed; {names} {do} not matter beyond the noise."
 
 
 def _commit(trial: Trial) -> str | None:

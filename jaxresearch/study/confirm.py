@@ -92,6 +92,17 @@ def conclusion(history: History) -> str:
     return f"Not confirmed: on unseen text the gain of experiment {incumbent} is {interval}.{again}"
 
 
+def said_of_test(history: History) -> str | None:
+    """What the last opening came to, or how far it is; None when the test is still sealed."""
+    if not history.openings:
+        return None
+    last = history.openings[-1]
+    if _missing(last) is not None:
+        asked = len(last.event.seeds) * len(last.event.experiments)
+        return f"Not done: {len(last.outcomes)} of {asked} runs are scored. `jaxresearch confirm` goes on."
+    return conclusion(history)
+
+
 def _arm(opening: Opening, number: int) -> dict[str, Any]:
     test = list(_scores(opening, number, "test").values())
     val = list(_scores(opening, number, "validation").values())

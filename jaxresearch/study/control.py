@@ -19,6 +19,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.lock import holder_of
 from jaxresearch.study.stopping import Stop
+from jaxresearch.text import quoted
 
 Wish = Literal["pause", "stop"]
 POLL_SECONDS = 0.25
@@ -32,7 +33,7 @@ def request(layout: StudyLayout, wish: Wish) -> str:
     if driver is None:
         raise JaxresearchError(
             f"Nobody drives {layout.folder}: there is nothing to {wish}.",
-            fix=f"See `jaxresearch status {layout.folder}`.",
+            fix=f"See `jaxresearch status {quoted(layout.folder)}`.",
         )
     draft = layout.control.with_name(f".control-{os.getpid()}")
     draft.write_text(wish, "utf-8")

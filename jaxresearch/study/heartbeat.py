@@ -151,17 +151,17 @@ def liveness(layout: StudyLayout, history: History, *, now: float | None = None)
     elif stopped is not None:
         state = "finished" if stopped.finished else "stopped"
         over = stopped.finished or history.hopeless
-        going_on = "" if over else f"; go on with: jaxresearch resume {layout.folder}"
+        going_on = "" if over else f"; go on with: {layout.way_on}"
         said = f"{state}: {one_line(stopped.reason, 200)}{going_on}"
     elif not history.sessions:
-        state, said = "unstarted", f"not started; go on with: jaxresearch resume {layout.folder}"
+        state, said = "unstarted", f"not started; go on with: {layout.way_on}"
     elif beat is not None and not here and fresh:
         state, said = "running", f"running on {beat['host']}, as of {age:.0f} s ago: {doing}"
     else:
         last = f"no heartbeat since {_when(beat)}, then {doing}" if beat else "and left no heartbeat"
         where = "" if here or beat is None else f" on {beat['host']}"
         state = "killed"
-        said = f"killed{where}: {last}. Nothing is lost; resume with: jaxresearch resume {layout.folder}"
+        said = f"killed{where}: {last}. Nothing is lost; resume with: {layout.way_on}"
     told = beat and {**beat, "runs": [_brief(run) for run in beat["runs"]], "age_seconds": age}
     hooks = (beat or {}).get("hooks") or {}
     if hooks.get("failed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.text import clean, quoted
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,18 @@ class StudyLayout:
         return self.folder / "heartbeat.json"
 
     @property
+    def tournament(self) -> Path | None:
+        """The folder of the tournament that it is an arm of: its runs are the tournament's. None for a study by itself."""
+        return self.runs.resolve().parent if self.runs.is_symlink() else None
+
+    @property
+    def way_on(self) -> str:
+        """How a person goes on with it."""
+        if self.tournament is not None:
+            return f"jaxresearch compare --tournament {quoted(self.tournament)}"
+        return f"jaxresearch resume {quoted(self.folder)}"
+
+    @property
     def exists(self) -> bool:
         return self.ledger.is_file()
 
@@ -93,15 +107,31 @@ def create_folder(folder: Path, fill: Callable[[StudyLayout], None]) -> StudyLay
     return StudyLayout(folder)
 
 
+def no_study(folder: Path) -> JaxresearchError:
+    """That `folder` holds none, with the names of those in it, if there are any: it may be a tournament's."""
+    with contextlib.suppress(OSError):
+        inside = sorted(each.name for each in folder.iterdir() if StudyLayout(each).exists)
+        if inside:
+            names = ", ".join(map(clean, inside[:5])) + (", ..." if len(inside) > 5 else "")
+            return JaxresearchError(f"{folder} holds no study, but folders of studies.", fix=f"Name one: {names}.")
+    return JaxresearchError(f"{folder} holds no study.", fix="Start one with `jaxresearch run --study DIR`.")
+
+
 def refuse_used(folder: Path) -> None:
     """Raises `JaxresearchError` when `folder` is there and not an empty folder."""
-    if not folder.exists():
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise JaxresearchError(
+            f"The study folder {folder} cannot be used: {error.strerror}.", fix="Choose another with --study."
+        ) from error
+    if not taken:
         return
     if not folder.is_dir():
         raise JaxresearchError(f"{folder} is a file.", fix="Choose another folder with --study.")
     if StudyLayout(folder).exists:
         raise JaxresearchError(
-            f"{folder} holds a study already.", fix=f"Go on with `jaxresearch resume {folder}`, or choose another."
+            f"{folder} holds a study already.",
+            fix=f"Go on with `jaxresearch resume {quoted(folder)}`, or choose another.",
         )
-    if any(folder.iterdir()):
-        raise JaxresearchError(f"{folder} is not empty.", fix="Choose a new or empty folder with --study.")
+    raise JaxresearchError(f"{folder} is not empty.", fix="Choose a new or empty folder with --study.")

@@ -38,7 +38,7 @@ def winner_of(folder: Path, config: StudyConfig) -> tuple[Winner, StudyConfig]:
     Raises `ConfigurationError` where settings that shape the subject disagree, and `JaxresearchError` where there is
     no study, or one that kept nothing.
     """
-    study = Study.open(folder)
+    study = Study.open(folder, read_only=True)
     try:
         history = study.history
         best = history.incumbent.experiment

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import Corpus, prepare_corpus
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor
 from jaxresearch.execution.pool import local_executor
 from jaxresearch.sandbox import choose_sandbox
@@ -26,6 +27,7 @@ from jaxresearch.study.study import Study
 from jaxresearch.subjects import load_subject
 
 OnPreparation = Callable[[str, float], None]
+OnStop = Callable[[str], None]
 
 
 def create_study(
@@ -76,21 +78,28 @@ async def drive(
     require_sandbox: str | None = None,
     ray_address: str | None = None,
     on_preparation: OnPreparation,
+    on_stop: OnStop,
     approver: Approver | None = None,
 ) -> Ending:
     """Go on with `study` until it ends, or a first SIGINT (finish the run), a second (stop now), or SIGTERM (in time).
 
     llm: another model than the study's own, for this session. caps: other ends, by name (`CAPS`), from now on.
-    require_sandbox: a level, where the study's own is not stricter. ray_address: where the cluster is now.
+    require_sandbox: a level, where the study's own is not stricter. ray_address: where the cluster is now. on_stop: hears
+    what a request to stop will lead to.
     Raises `JaxresearchError` when the study cannot go on.
     """
+    if study.layout.tournament is not None:
+        raise JaxresearchError(
+            f"{study.layout.folder} is an arm of a tournament, which says what it may use.",
+            fix=f"Go on with: {study.layout.way_on}",
+        )
     config, caps = study.config, caps or {}
     check_caps(study.history, caps)
     hooks = Hooks.of(config.hooks, study.layout.folder)
     models = Models(llm or config.llm.model, config.llm)
     model_factory = models.of_rounds(study, max_cost=caps.get("max_cost"), max_tokens=caps.get("max_tokens"))
     strategy = make_strategy(config.strategy.name, config.strategy.options)
-    async with _at_work(study, on_preparation, require_sandbox, ray_address) as (executor, stop):
+    async with _at_work(study, on_preparation, on_stop, require_sandbox, ray_address) as (executor, stop):
         return await study.run(
             executor,
             strategy,
@@ -124,19 +133,21 @@ async def open_executor(
     return executor, corpus
 
 
-async def confirm_study(study: Study, reporter: Reporter, *, count: int, on_preparation: OnPreparation) -> None:
+async def confirm_study(
+    study: Study, reporter: Reporter, *, count: int, on_preparation: OnPreparation, on_stop: OnStop
+) -> None:
     """`Study.confirm` with the executor that this machine has. Signals as for `drive`; then it raises `Interrupted`."""
-    async with _at_work(study, on_preparation) as (executor, stop):
+    async with _at_work(study, on_preparation, on_stop) as (executor, stop):
         await study.confirm(executor, reporter, stop, count=count)
 
 
 async def ablate_study(
-    study: Study, reporter: Reporter, *, count: int, again: bool, on_preparation: OnPreparation
+    study: Study, reporter: Reporter, *, count: int, again: bool, on_preparation: OnPreparation, on_stop: OnStop
 ) -> None:
     """`ablate` on this machine. Signals as for `drive`; then it raises `Interrupted`."""
     from jaxresearch.study.ablation import ablate
 
-    async with _at_work(study, on_preparation) as (executor, stop):
+    async with _at_work(study, on_preparation, on_stop) as (executor, stop):
         await study.beside(
             lambda journal, workspace: ablate(journal, workspace, executor, stop, count=count, again=again),
             reporter,
@@ -145,12 +156,19 @@ async def ablate_study(
 
 
 async def transfer_study(
-    study: Study, reporter: Reporter, *, scale: dict[str, str], count: int, again: bool, on_preparation: OnPreparation
+    study: Study,
+    reporter: Reporter,
+    *,
+    scale: dict[str, str],
+    count: int,
+    again: bool,
+    on_preparation: OnPreparation,
+    on_stop: OnStop,
 ) -> None:
     """`transfer` on this machine, as `ablate_study`."""
     from jaxresearch.study.transfer import transfer
 
-    async with _at_work(study, on_preparation) as (executor, stop):
+    async with _at_work(study, on_preparation, on_stop) as (executor, stop):
         await study.beside(
             lambda journal, workspace: transfer(
                 journal, workspace, executor, stop, scale=scale, count=count, again=again
@@ -162,14 +180,18 @@ async def transfer_study(
 
 @asynccontextmanager
 async def _at_work(
-    study: Study, on_preparation: OnPreparation, require_sandbox: str | None = None, ray_address: str | None = None
+    study: Study,
+    on_preparation: OnPreparation,
+    on_stop: OnStop,
+    require_sandbox: str | None = None,
+    ray_address: str | None = None,
 ) -> AsyncIterator[tuple[Executor, Stop]]:
     """Where runs of `study` happen, and how signals end them. Refuses another corpus than the study's."""
     config = study.config.requiring(require_sandbox).reaching(ray_address)
     executor, corpus = await open_executor(
         config, on_preparation, programs=study.layout.programs, runs=study.layout.runs
     )
-    stop = Stop(config.execution)
+    stop = Stop(config.execution, on_stop)
     try:
         study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
         with stop_on_signals(stop):

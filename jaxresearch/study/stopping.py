@@ -19,6 +19,8 @@ Result = TypeVar("Result")
 
 FINISHING_SHARE = 0.5
 """Of the seconds of grace, for the run at hand to end by itself."""
+_AFTER_THE_RUN = "Stopping after the run at hand; Ctrl-C again stops now, with a checkpoint of it."
+_AT_ONCE = "Stopping now."
 _TIDY_SECONDS = 5.0
 """How long cancelled work may take besides that."""
 
@@ -32,10 +34,14 @@ class Stop:
 
     execution: its `grace_seconds` are those after SIGTERM. remaining_seconds: until the runs at hand have ended, None
     when nobody knows or none is going; the study's driver sets it. out_of_time: the clock gave up the run at hand.
+    tell: hears what a request will lead to, for a run may take long to end.
     """
 
-    def __init__(self, execution: ExecutionConfig | None = None) -> None:
+    def __init__(
+        self, execution: ExecutionConfig | None = None, tell: Callable[[str], None] = lambda said: None
+    ) -> None:
         self._execution = execution or ExecutionConfig()
+        self._tell = tell
         self.remaining_seconds: Callable[[], float | None] = lambda: None
         self.out_of_time = False
         self._events = (asyncio.Event(), asyncio.Event())
@@ -47,12 +53,15 @@ class Stop:
 
     def request(self) -> None:
         """Ask to stop; a second request means at once."""
-        self._events[1 if self.requested else 0].set()
+        event, said = (self._events[1], _AT_ONCE) if self.requested else (self._events[0], _AFTER_THE_RUN)
+        event.set()
+        self._tell(said)
 
     def terminate(self) -> None:
         """Ask to have stopped when the seconds of grace are over. Call it where a loop is running."""
         self._events[0].set()
         self._give_up_after(FINISHING_SHARE * self._execution.grace_seconds, self._events[1].set)
+        self._tell(f"Asked to end (SIGTERM): it stops within {self._execution.grace_seconds:g} s.")
 
     def wind_down(self, patience_seconds: float) -> None:
         """The study's time is used: give up a run at hand that will not have ended after `patience_seconds`."""

@@ -12,7 +12,7 @@ from typing import Any, Self
 import yaml
 
 from jaxresearch.config import StudyConfig
-from jaxresearch.errors import JaxresearchError
+from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import Executor
 from jaxresearch.files import sweep_drafts
 from jaxresearch.proposal import Candidate
@@ -30,7 +30,7 @@ from jaxresearch.study.hooks import Hooks
 from jaxresearch.study.identity import candidate_fingerprint, text_fingerprint
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.judging import fresh_seeds
-from jaxresearch.study.layout import StudyLayout, create_folder
+from jaxresearch.study.layout import StudyLayout, create_folder, no_study
 from jaxresearch.study.ledger import Ledger, StoredEvent
 from jaxresearch.study.lock import sole_driver
 from jaxresearch.study.reporter import Reporter
@@ -93,12 +93,15 @@ class Study:
         return cls.open(layout.folder, clock=clock)
 
     @classmethod
-    def open(cls, folder: Path, *, clock: Callable[[], float] = time.time) -> Self:
-        """The study in `folder`, its ledger's chain checked. Raises `JaxresearchError` in one line."""
+    def open(cls, folder: Path, *, clock: Callable[[], float] = time.time, read_only: bool = False) -> Self:
+        """The study in `folder`, its ledger's chain checked. Raises `JaxresearchError` in one line.
+
+        read_only: for who only looks; the folder may then be on a disk that cannot be written.
+        """
         layout = StudyLayout(folder.absolute())
         if not layout.exists:
-            raise JaxresearchError(f"{folder} holds no study.", fix="Start one with `jaxresearch run --study DIR`.")
-        journal = Journal(Ledger.open(layout.ledger, clock=clock))
+            raise no_study(folder)
+        journal = Journal(Ledger.open(layout.ledger, clock=clock, read_only=read_only))
         return cls(layout, journal, Workspace.open(layout.workspace), clock)
 
     @property
@@ -157,7 +160,7 @@ class Study:
 
     def _shelf(self) -> Shelf | None:
         """None for a study whose runs are a tournament's: several studies would prune them, so none keeps states."""
-        if self.layout.runs.is_symlink():
+        if self.layout.tournament is not None:
             return None
         return Shelf(self.layout.runs, self.config.execution.checkpoint_gb * GIGABYTE)
 
@@ -165,7 +168,7 @@ class Study:
         """Raise `JaxresearchError` unless an event has the hash `head`, or one of that beginning (12 digits at least)."""
         wanted = head.strip().lower()
         if len(wanted) < 12 or any(digit not in "0123456789abcdef" for digit in wanted):
-            raise JaxresearchError(f"{head!r} is no head of a ledger.", fix="Give at least 12 of its digits.")
+            raise ConfigurationError(f"--head: {head!r} is no head of a ledger.", fix="Give at least 12 of its digits.")
         if not any(stored.hash.startswith(wanted) for stored in self.events()):
             raise JaxresearchError(
                 f"The ledger was cut short or rewritten: the head {wanted[:16]} that you noted is not in it.",
@@ -265,7 +268,7 @@ class Study:
         """What every driver does first, the lock in its hands: read all there is, and refuse a ledger that was cut."""
         self._journal = Journal(self._journal.ledger, reporter)
         self._journal.ledger.check_anchors(self.workspace.anchors())
-        if not self.layout.runs.is_symlink():  # else other studies may be writing there
+        if self.layout.tournament is None:  # else other studies may be writing there
             sweep_drafts(self.layout.programs)
             sweep_drafts(self.layout.runs, depth=3)
 

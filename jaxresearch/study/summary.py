@@ -9,6 +9,7 @@ from typing import Any
 from jaxresearch.experiment import CompletedRun, Experiment, Verdict
 from jaxresearch.statistics.rules import make_rule
 from jaxresearch.study.beside import said_of_trials
+from jaxresearch.study.confirm import said_of_test
 from jaxresearch.study.cuts import cut_run, cuts
 from jaxresearch.study.drift import drift, drift_warning
 from jaxresearch.study.evidence import study_pair_noise, tested
@@ -69,6 +70,7 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "pair_noise": asdict(pairs) if pairs is not None else None,
         "expected_false_keeps": expected_false_keeps(history),
         "early_stopping": asdict(cuts(history)),
+        "test": said_of_test(history),
         "trials": said_of_trials(history),
         "machine": {**(asdict(steady) if steady is not None else {}), "warning": drift_warning(history)},
         "llm_calls": costs.llm_calls,

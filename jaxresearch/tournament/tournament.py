@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from jaxresearch.config import TournamentConfig
 from jaxresearch.errors import JaxresearchError
@@ -30,6 +30,7 @@ from jaxresearch.study.steps import MAX_FAILED_PROPOSALS
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.study import Study
 from jaxresearch.study.view import ModelFactory
+from jaxresearch.text import one_line
 from jaxresearch.tournament.plan import PLAN_FILE, Arm, fresh_seeds, study_config
 from jaxresearch.tournament.shared import SharedRuns
 
@@ -57,17 +58,25 @@ class Tournament:
         if path.is_file():
             there = cls.open(folder)  # settings that are newer than its plan have their defaults there
             if (there.config.model_dump(mode="json"), there.arms) != (config.model_dump(mode="json"), tuple(arms)):
+                found, asked = (each.model_dump(mode="json") for each in (there.config, config))
                 raise JaxresearchError(
-                    f"{folder} holds a tournament with other settings.", fix="Choose another folder with --tournament."
+                    f"{folder} holds a tournament with other settings: {_differences(found, asked) or 'its arms'}.",
+                    fix="Give those that it has, or choose another folder with --tournament.",
                 )
         elif folder.exists() and any(folder.iterdir()):
             raise JaxresearchError(f"{folder} is not empty.", fix="Choose another folder with --tournament.")
         else:
-            folder.mkdir(parents=True, exist_ok=True)
             plan = {"config": config.model_dump(mode="json"), "arms": [asdict(arm) for arm in arms]}
             draft = folder / f".{PLAN_FILE}"
-            draft.write_text(json.dumps(plan, indent=1), "utf-8")
-            draft.rename(path)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                draft.write_text(json.dumps(plan, indent=1), "utf-8")
+                draft.rename(path)
+            except OSError as error:
+                raise JaxresearchError(
+                    f"The folder {folder} cannot be made: {error.strerror or error}.",
+                    fix="Choose another with --tournament.",
+                ) from error
         return cls(folder, config, arms)
 
     @classmethod
@@ -75,8 +84,15 @@ class Tournament:
         path = folder / PLAN_FILE
         if not path.is_file():
             raise JaxresearchError(f"{folder} holds no tournament.", fix="Start one with `jaxresearch compare`.")
-        plan = json.loads(path.read_text("utf-8"))
-        return cls(folder, TournamentConfig.model_validate(plan["config"]), [Arm(**each) for each in plan["arms"]])
+        try:
+            plan = json.loads(path.read_text("utf-8"))
+            arms = [Arm(**each) for each in plan["arms"]]
+            return cls(folder, TournamentConfig.model_validate(plan["config"]), arms)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = one_line(str(error), 200)
+            raise JaxresearchError(
+                f"{path} cannot be read: {reason}.", fix="Restore it, or use the jaxresearch that wrote it."
+            ) from error
 
     @property
     def programs(self) -> Path:
@@ -183,6 +199,18 @@ class Tournament:
         for name, common in (("programs", self.programs), ("runs", self.runs)):
             _share(folder / name, common)
         return study
+
+
+def _differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
+    """The settings that differ: `key is 3, not 4`, ..."""
+    said = []
+    for key in dict.fromkeys([*found, *asked]):
+        one, other = found.get(key), asked.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            said.append(_differences(one, other, f"{prefix}{key}."))
+        elif one != other:
+            said.append(f"{prefix}{key} is {one}, not {other}")
+    return ", ".join(filter(None, said))
 
 
 def _one_round(before: History) -> Callable[[History], str | None]:

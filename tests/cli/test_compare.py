@@ -31,7 +31,7 @@ def test_two_copies_of_a_strategy_show_no_difference_and_a_whole_tournament_is_s
     assert one["repair_rate"] is not None
     assert one["calibration"]["predictions"] > 0
 
-    again = command("compare", "--config", config_file, *options, "--json")
+    again = command("compare", "--tournament", tmp_path / "t", "--json")  # its folder says the rest
     assert again.json == facts
     assert "val_bpb" not in again.stderr, "nothing ran"
 

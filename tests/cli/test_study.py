@@ -78,6 +78,16 @@ def test_a_finished_study_replays_without_training(command: Callable[..., Result
     assert facts["proposals"] + 1 == facts["verdicts"]
 
 
+def test_who_only_looks_opens_nothing_to_write(
+    command: Callable[..., Result], finished: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A study may lie on a disk, or in a copy, that cannot be written."""
+    monkeypatch.setattr("jaxresearch.study.ledger._connect", lambda path, mode: pytest.fail(f"{path}: {mode}"))
+    looks = (["status"], ["show"], ["show", 1], ["replay"], ["export"], ["export", "--format", "jsonl"])
+    for name, *rest in looks:
+        assert command(name, finished, *rest).status == 0
+
+
 def test_a_folder_in_use_is_refused(command: Callable[..., Result], config_file: Path, finished: Path):
     result = command("run", "--config", config_file, "--study", finished)
     assert result.status == 1
@@ -293,10 +303,15 @@ def test_a_finished_study_is_confirmed_reported_and_exported(
 ):
     import shutil
 
-    study = tmp_path / "study"
+    study = tmp_path / "my study"
     shutil.copytree(finished, study)
+    assert command("status", study, "--json").json["test"] is None
     confirmed = command("confirm", study, "--seeds", 2, "--json")
     assert confirmed.status == 0, confirmed.stderr
+    assert command("status", study, "--json").json["test"] == confirmed.json["conclusion"]
+    shown = command("status", study).stdout
+    assert f"test       {confirmed.json['conclusion']}" in shown
+    assert f"jaxresearch export '{study}' --format tsv" in shown, "a command that a shell takes as it stands"
     assert "opened before" in command("confirm", study).stderr
     page, figure = tmp_path / "page.html", tmp_path / "progress.svg"
     reported = command("report", study, "-o", page, "--figure", figure)

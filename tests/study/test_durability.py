@@ -211,13 +211,15 @@ class Signalling(FakeExecutor):
 
 @pytest.mark.parametrize(("requests", "last"), [(1, RunFinished), (2, RunStarted)])
 def test_stopping_once_and_twice(tmp_path: Path, whole: Study, requests: int, last: type):
-    bench, stop = Bench(tmp_path / "study", config(len(SHORT))), Stop()
+    said: list[str] = []
+    bench, stop = Bench(tmp_path / "study", config(len(SHORT))), Stop(tell=said.append)
     executor = Signalling(stop, requests)
     study = bench.create()
     ending = asyncio.run(study.run(executor, Scripted(SHORT), FakeModel, stop=stop))
     assert ending.interrupted
     assert not ending.finished
     assert executor.cancelled == (requests == 2)
+    assert [text.split()[1] for text in said] == ["after", "now."][:requests], "a person sees that it was heard"
     events = [stored.event for stored in Ledger.open(study.layout.ledger).read()]
     assert [type(event) for event in events[-2:]] == [last, Stopped]
     assert_same(bench.run(SHORT), whole)

@@ -18,6 +18,8 @@ from jaxresearch.experiment import Audit, RunOutcome
 from jaxresearch.proposal import Proposal
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
 from jaxresearch.study.events import RunDiscarded, RunFinished
+from jaxresearch.study.reporter import NullReporter
+from jaxresearch.study.session import drive
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.study import Study
 from jaxresearch.tournament.plan import PLAN_FILE, Arm, control_of, fresh_seeds, make_arms, study_config
@@ -255,11 +257,14 @@ def test_a_plan_from_before_a_setting_existed_goes_on(tmp_path: Path):
 
 def test_other_settings_are_refused(tmp_path: Path):
     Tournament.create_or_open(tmp_path / "t", tournament_config(), ARMS)
-    with pytest.raises(JaxresearchError, match="a tournament with other settings"):
+    with pytest.raises(JaxresearchError, match="other settings: experiments is 3, not 9"):
         Tournament.create_or_open(tmp_path / "t", tournament_config(experiments=9), ARMS)
     assert Tournament.open(tmp_path / "t").arms == tuple(ARMS)
     with pytest.raises(JaxresearchError, match="holds no tournament"):
         Tournament.open(tmp_path)
+    (tmp_path / "t" / PLAN_FILE).write_text("{")
+    with pytest.raises(JaxresearchError, match=f"{PLAN_FILE} cannot be read"):
+        Tournament.open(tmp_path / "t")
 
 
 def test_a_strategy_that_never_proposes_ends_its_arm_only(tmp_path: Path):
@@ -283,6 +288,16 @@ def test_its_studies_are_studies(tmp_path: Path):
     assert study.layout.programs.resolve() == tournament.programs.resolve()
     finished = [stored.event for stored in study.events() if isinstance(stored.event, RunFinished)]
     assert all(event.shared_from is None for event in finished), "its ledger is charged for shared runs"
+    with pytest.raises(JaxresearchError, match=r"holds no study, but folders of studies\. Name one: a-0, b-0"):
+        Study.open(tmp_path / "t")
+
+
+def test_an_arm_is_not_resumed_by_itself(tmp_path: Path):
+    """It would use what its study says, and not what the tournament does."""
+    play(tmp_path / "t", tournament_config(tournament={"repeats": 1}), {"a": Searcher(0.05), "b": Searcher(0.0)})
+    study = Study.open(tmp_path / "t" / "a-0")
+    with pytest.raises(JaxresearchError, match="Go on with: jaxresearch compare --tournament"):
+        asyncio.run(drive(study, NullReporter(), on_preparation=lambda *_: None, on_stop=lambda _: None))
 
 
 def test_arms_have_options_of_their_own():
