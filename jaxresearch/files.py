@@ -8,7 +8,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from jaxresearch.errors import JaxresearchError
+from jaxresearch.errors import ConfigurationError, JaxresearchError
 
 DRAFT = ".draft-"
 """How the names of files begin that are being written. What a killed process left of them is nobody's."""
@@ -25,6 +25,15 @@ class DiskFullError(JaxresearchError):
 def is_full(error: BaseException) -> bool:
     """Whether `error` says that a disk, or a quota, has no room left."""
     return isinstance(error, OSError) and error.errno in _FULL
+
+
+def refuse_bytes(path: Path, option: str) -> None:
+    """Raises `ConfigurationError` for a path that is no text: it cannot stand in a ledger, or in a request to a worker."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise ConfigurationError(f"{option}: the path {shown} is not UTF-8.", fix="Choose another.") from None
 
 
 def write_whole(path: Path, content: bytes) -> None:

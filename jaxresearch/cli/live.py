@@ -157,10 +157,10 @@ def run_text(progress: RunProgress) -> str:
 
 
 class StudyDisplay(Display):
-    """A study as it goes: a Reporter."""
+    """A study as it goes: a Reporter. llm: the model of this session, when it is not the study's own."""
 
-    def __init__(self, output: Output) -> None:
-        self._board = Board()
+    def __init__(self, output: Output, llm: str | None = None) -> None:
+        self._board, self._llm = Board(), llm
         super().__init__(output)
 
     def _now(self) -> RenderableType:
@@ -247,7 +247,7 @@ class StudyDisplay(Display):
     def _say_session(self, history: History) -> None:
         config = history.config
         again = "" if history.sessions <= 1 else f", session {history.sessions}: {len(history.experiments) - 1} so far"
-        who = f"{config.strategy.name} asks {config.llm.model}"
+        who = f"{config.strategy.name} asks {self._llm or config.llm.model}"
         count = f"{history.planned} experiment{'s' * (history.planned != 1)}"
         self._output.note(f"{who}: {count} of {config.budget}{again}")
 

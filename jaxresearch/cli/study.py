@@ -163,7 +163,7 @@ def _drive(
     try:
         ask = approver_for(study.config)
         names = study.config.tracking if track is None else track
-        with StudyDisplay(output) as display, Trackers(study, display, names, output.note) as trackers:
+        with StudyDisplay(output, llm) as display, Trackers(study, display, names, output.note) as trackers:
             going = drive(
                 study,
                 trackers,

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from jaxresearch.files import refuse_bytes
+
 _BUILDING = ".building-"
 _LOCK = ".lock-"
 
@@ -17,6 +19,7 @@ _LOCK = ".lock-"
 def default_cache_root() -> Path:
     """`$JAXRESEARCH_CACHE`, else `$XDG_CACHE_HOME/jaxresearch`, else `~/.cache/jaxresearch`."""
     if own := os.environ.get("JAXRESEARCH_CACHE"):
+        refuse_bytes(Path(own), "JAXRESEARCH_CACHE")
         return Path(own).expanduser()
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser() / "jaxresearch"

@@ -35,6 +35,7 @@ from jaxresearch.data.manifest import (
 from jaxresearch.data.shards import ShardWriter
 from jaxresearch.data.tokenizer import Tokenizer
 from jaxresearch.errors import ConfigurationError, JaxresearchError
+from jaxresearch.files import refuse_bytes
 
 if TYPE_CHECKING:
     from jaxresearch.config import StudyConfig
@@ -78,6 +79,7 @@ def prepare(
     Processes that prepare the same corpus at once take turns, and the later ones find it made. Raises JaxresearchError
     or ConfigurationError, each with one line, for text, a hub or a cache that will not do.
     """
+    refuse_bytes(Path(source), "corpus.source")
     root = default_cache_root() if cache_root is None else Path(cache_root)
     try:
         if str(source) in HUB_DATASETS:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.files import refuse_bytes
 from jaxresearch.text import clean, quoted
 
 
@@ -119,6 +120,7 @@ def no_study(folder: Path) -> JaxresearchError:
 
 def refuse_used(folder: Path) -> None:
     """Raises `JaxresearchError` when `folder` is there and not an empty folder."""
+    refuse_bytes(folder, "--study")
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:

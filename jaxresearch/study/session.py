@@ -12,6 +12,7 @@ from jaxresearch.data import Corpus, prepare_corpus
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor
 from jaxresearch.execution.pool import local_executor
+from jaxresearch.files import refuse_bytes
 from jaxresearch.sandbox import choose_sandbox
 from jaxresearch.strategy import make_strategy
 from jaxresearch.study.approval import Approver
@@ -187,6 +188,7 @@ async def _at_work(
     ray_address: str | None = None,
 ) -> AsyncIterator[tuple[Executor, Stop]]:
     """Where runs of `study` happen, and how signals end them. Refuses another corpus than the study's."""
+    refuse_bytes(study.layout.folder, "STUDY")
     config = study.config.requiring(require_sandbox).reaching(ray_address)
     executor, corpus = await open_executor(
         config, on_preparation, programs=study.layout.programs, runs=study.layout.runs

@@ -20,6 +20,7 @@ from typing import Any, Self
 from jaxresearch.config import TournamentConfig
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor
+from jaxresearch.files import refuse_bytes
 from jaxresearch.proposal import Candidate
 from jaxresearch.strategy import Strategy
 from jaxresearch.study.confirm import is_confirmed
@@ -54,6 +55,7 @@ class Tournament:
     @classmethod
     def create_or_open(cls, folder: Path, config: TournamentConfig, arms: Sequence[Arm]) -> Self:
         """Raises `JaxresearchError` when `folder` holds another tournament, or something else."""
+        refuse_bytes(folder, "--tournament")
         path = folder / PLAN_FILE
         if path.is_file():
             there = cls.open(folder)  # settings that are newer than its plan have their defaults there

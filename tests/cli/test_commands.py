@@ -164,6 +164,8 @@ def test_train_twice_in_two_processes_agrees_to_the_last_digit(process: Callable
         (["run", "--experiments", "many"], 2, "'many' is not a whole number"),
         (["run", "--max-cost", "much"], 2, "'much' is not a number"),
         (["run", "--executor", "moon"], 2, "'moon' is not one of 'local', 'ray'"),
+        (["run", "--study", "caf\udce9"], 2, r"caf\xe9 is not UTF-8"),
+        (["prepare", "caf\udce9"], 2, r"corpus.source: the path caf\xe9 is not UTF-8"),
         (["resume", "/no/such/study"], 1, "holds no study"),
         (["status", "/no/such/study"], 1, "holds no study"),
         (["export", "/no/such/study", "--format", "xml"], 2, "xml"),
@@ -180,6 +182,26 @@ def test_wrong_input_gets_one_clear_line(
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_closed_to_us_is_one_line_that_names_it(command: Callable[..., Result], monkeypatch):
+    exists = Path.exists
+
+    def closed(path: Path) -> bool:
+        if path.name == "elsewhere":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    result = command("run", "--study", "elsewhere")
+    assert (result.status, len(result.stderr.splitlines())) == (1, 1)
+    assert "elsewhere cannot be used: Permission denied." in result.stderr
+
+
+def test_a_group_without_a_command_shows_its_help(command: Callable[..., Result]):
+    result = command("cloud")
+    assert (result.status, result.stderr) == (0, "")
+    assert "after a preemption, and stops when it is done." in " ".join(result.stdout.split()), "to the end"
 
 
 def test_a_value_that_the_subject_refuses_is_a_wrong_configuration(command: Callable[..., Result], config_file: Path):
