@@ -3,45 +3,56 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 _AGAIN_SECONDS = 0.02
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """While in this, both signals interrupt, unless whoever started the process has them ignored or handled."""
+    """While in this, both signals interrupt, unless whoever started the process has them ignored or handled.
+
+    Python drops what is raised in a finaliser, in a callback of a weak reference or of the garbage collector (jax has
+    one), and only tells its hook. An interrupt that is dropped there is sent again.
+    """
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     ours = [each for each, handler in usual.items() if signal.getsignal(each) is handler]
     if threading.current_thread() is not threading.main_thread():
         ours = []
+    told = sys.unraisablehook
+
+    def dropped(unraisable: Any) -> None:
+        number = getattr(unraisable.exc_value, "number", None)
+        if number is None:
+            told(unraisable)
+        else:
+            threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+
     for each in ours:
         signal.signal(each, interrupt)
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
+        sys.unraisablehook = told
         for each in ours:
             signal.signal(each, usual[each])
 
 
+class _Interrupt(KeyboardInterrupt):
+    """KeyboardInterrupt that knows its signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal handler: KeyboardInterrupt, here or as soon as it would be heard."""
-    if _is_unheard(frame):
-        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
-        return
-    raise KeyboardInterrupt
-
-
-def _is_unheard(frame: FrameType | None) -> bool:
-    """Whether Python drops what is raised in `frame`: it was called by the garbage collector, where jax has a callback."""
-    by_collector = {getattr(each, "__code__", None) for each in gc.callbacks}
-    while frame is not None:
-        if frame.f_code in by_collector or frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
+    """A signal handler: KeyboardInterrupt, here or, where Python drops it, as soon as it is heard."""
+    raise _Interrupt(number)
