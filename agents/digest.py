@@ -7,10 +7,11 @@ model, which sees nothing else.
 from __future__ import annotations
 
 import builtins
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, Verdict
@@ -21,6 +22,10 @@ from jaxresearch.text import clean, fenced, one_line
 LAST_EXPERIMENTS = 10
 NEAR_MISSES = 5
 HISTORY_PAGE = 100
+RELEVANT = 300
+_OF_A_KIND = 6
+_KEPT = 50
+_ANCESTORS = 50
 _INSTRUCTIONS_CHARACTERS = 4000
 _HYPERPARAMETERS = 80
 _CURVE_POINTS = 12
@@ -161,6 +166,47 @@ def history_rows(view: StudyView, first: int) -> str:
     page = view.experiments[max(0, first) : max(0, first) + HISTORY_PAGE]
     header = f"experiments {max(0, first)} to {max(0, first) + len(page) - 1} of {len(view.experiments)}"
     return f"{header}\n{_rows(view, page)}"
+
+
+def relevant_rows(view: StudyView, parent: int) -> str:
+    """At most `RELEVANT` experiments that bear on a proposal upon `parent`, one JSON object a line, oldest first.
+
+    The parent and its nearest ancestors, what was kept last, near misses, the newest six of each kind of change, and as
+    many of the newest as there is room for.
+    """
+    chosen = {*_line(view, parent), *(each.number for each in near_misses(view))}
+    chosen.update([each.number for each in view.experiments if each.verdict is Verdict.KEEP][-_KEPT:])
+    newest = range(len(view.experiments) - 1, -1, -1)
+    for number in itertools.chain(_newest_of_each_kind(view, 1), _newest_of_each_kind(view, _OF_A_KIND), newest):
+        if len(chosen) >= RELEVANT:
+            break
+        chosen.add(number)
+    header = f"{len(chosen)} experiments of {len(view.experiments)} that bear on a change of experiment {parent}"
+    return f"{header}\n{_rows(view, [view.experiments[number] for number in sorted(chosen)])}"
+
+
+def _line(view: StudyView, number: int) -> list[int]:
+    """Experiment `number` and its nearest ancestors."""
+    line: list[int] = []
+    at: int | None = number
+    while at is not None and len(line) < _ANCESTORS:
+        line.append(at)
+        at = view.experiments[at].parent
+    return line
+
+
+def _newest_of_each_kind(view: StudyView, count: int) -> Iterator[int]:
+    """Newest first, `count` of a kind: one hyperparameter, several, or one idea for the source."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    for each in reversed(view.experiments):
+        if each.proposal is None:
+            continue
+        names = each.proposal.config.keys()
+        values = tuple(names) if len(names) < 2 else ("several",)  # a search makes pairs without end
+        kind = (each.proposal.tag if each.proposal.edits else "", *values)
+        seen[kind] += 1
+        if seen[kind] <= count:
+            yield each.number
 
 
 def experiment_text(view: StudyView, number: int) -> str:
