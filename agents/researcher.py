@@ -374,28 +374,21 @@ def _no_change(
 
 
 def _repetition(proposal: Proposal, candidate: Candidate, view: StudyView) -> str | None:
-    values = {each.name: each.value for each in view.hyperparameters(0)}
-    wanted = {**values, **candidate.config}
+    values = values_of(view)
+    wanted = {**values[0], **candidate.config}
     for each in view.experiments:
         earlier = each.proposal
         if each.verdict in (Verdict.INFRASTRUCTURE, Verdict.DUPLICATE):
             continue  # the first was never tried, the second repeats one that stands before it
-        if earlier is not None and earlier.edits and earlier.edits == proposal.edits:
-            if earlier.config == proposal.config:
+        if earlier is not None and earlier.edits == proposal.edits and earlier.config == proposal.config:
+            if proposal.edits:
                 return f"Experiment {each.number} made exactly these changes ({_outcome(each)}). Try another."
-        elif earlier is not None and not proposal.edits and earlier == proposal.model_copy(update=_words(earlier)):
-            return f"Experiment {each.number} set exactly these values ({_outcome(each)}). Try another."
-        if values_of(view, each.number) == wanted and view.candidate(each.number).files == candidate.files:
+            if earlier.parent == proposal.parent:
+                return f"Experiment {each.number} set exactly these values ({_outcome(each)}). Try another."
+        if values[each.number] == wanted and view.candidate(each.number).files == candidate.files:
             return f"Experiment {each.number} had exactly this source and these values ({_outcome(each)}). Try another."
     return None
 
 
 def _outcome(experiment: Experiment) -> str:
     return str(experiment.verdict or "pending")
-
-
-def _words(proposal: Proposal) -> dict[str, object]:
-    return {
-        name: getattr(proposal, name)
-        for name in ("hypothesis", "expected_effect", "tag", "predicted_bpb", "confidence", "notes", "repairs")
-    }
