@@ -22,10 +22,11 @@ from jaxresearch.text import clean, fenced, one_line
 LAST_EXPERIMENTS = 10
 NEAR_MISSES = 5
 HISTORY_PAGE = 100
-RELEVANT = 300
+RELEVANT = 200
 _OF_A_KIND = 6
-_KEPT = 50
-_ANCESTORS = 50
+_KEPT = 40
+_ANCESTORS = 40
+_WHY, _WHY_IN_SHORT = 160, 60
 _INSTRUCTIONS_CHARACTERS = 4000
 _HYPERPARAMETERS = 80
 _CURVE_POINTS = 12
@@ -182,7 +183,7 @@ def relevant_rows(view: StudyView, parent: int) -> str:
             break
         chosen.add(number)
     header = f"{len(chosen)} experiments of {len(view.experiments)} that bear on a change of experiment {parent}"
-    return f"{header}\n{_rows(view, [view.experiments[number] for number in sorted(chosen)])}"
+    return f"{header}\n{_rows(view, [view.experiments[number] for number in sorted(chosen)], why=_WHY_IN_SHORT)}"
 
 
 def _line(view: StudyView, number: int) -> list[int]:
@@ -247,11 +248,12 @@ def config_moves(view: StudyView, experiment: Experiment) -> dict[str, tuple[Sca
     return {name: (before.get(name), value) for name, value in proposal.config.items()}
 
 
-def _rows(view: StudyView, experiments: Iterable[Experiment]) -> str:
-    return "\n".join(json.dumps(_row(view, each)) for each in experiments)
+def _rows(view: StudyView, experiments: Iterable[Experiment], *, why: int = _WHY) -> str:
+    """why: characters of a reason."""
+    return "\n".join(json.dumps(_row(view, each, why)) for each in experiments)
 
 
-def _row(view: StudyView, experiment: Experiment) -> dict[str, object]:
+def _row(view: StudyView, experiment: Experiment, why: int) -> dict[str, object]:
     row: dict[str, object] = {"number": experiment.number, "parent": experiment.parent}
     row["verdict"] = "pending" if experiment.verdict is None else str(experiment.verdict)
     if experiment.val_bpb is not None:
@@ -264,7 +266,7 @@ def _row(view: StudyView, experiment: Experiment) -> dict[str, object]:
     if experiment.proposal is not None:
         row |= _change(view, experiment, experiment.proposal)
     if experiment.reason:
-        row["why"] = one_line(trusted_reason(experiment), 160)
+        row["why"] = one_line(trusted_reason(experiment), why)
     return row
 
 

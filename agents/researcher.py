@@ -195,7 +195,7 @@ def history(context: RunContext[Desk], first: int = 0) -> str:
 
 def relevant_history(context: RunContext[Desk]) -> str:
     """Of a long history what bears on your proposal: ancestors of the experiment that you build on, what was kept, near
-    misses, and the newest of each kind of change. 300 experiments at most, one JSON a line. A negative effect is better."""
+    misses, and the newest of each kind of change. 200 experiments at most, one JSON a line. A negative effect is better."""
     return relevant_rows(context.deps.view, context.deps.parent)
 
 
