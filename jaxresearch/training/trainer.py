@@ -196,7 +196,9 @@ def train(
     phase = 0
     sources = [batches(length) for _, _, length in manifest.phases]
     try:
-        if not meter.fits(tokens=_tokens(manifest.phases[0]), flops=manifest.step_flops[0]):
+        steps = zip(manifest.phases, manifest.step_flops, strict=True)
+        fits = [meter.fits(tokens=batch * length, flops=flops) for (_, batch, length), flops in steps]
+        if not fits[0]:  # all were asked: where a later phase cannot be counted, nothing is trained
             raise BudgetTooSmallError(f"one step alone exceeds the budget of {budget}")
     except BudgetTooSmallError as error:
         raise failed(str(error), 0) from None
@@ -250,11 +252,8 @@ def train(
             phase += 1
         _, batch, length = manifest.phases[phase]
         flops = manifest.step_flops[phase]
-        try:
-            if not meter.fits(tokens=batch * length, flops=flops):
-                break
-        except BudgetTooSmallError as error:
-            raise failed(str(error), meter.steps) from None
+        if not meter.fits(tokens=batch * length, flops=flops):
+            break
         progress = meter.progress
         if probing is not None and probing.due(progress):
             jax.block_until_ready(leaves)
@@ -304,11 +303,6 @@ def train(
         changed=_differ(leaves, compiled.init(np.uint32(seed), values)),
         seed_matters=seed_matters,
     )
-
-
-def _tokens(phase: tuple[float, int, int]) -> int:
-    _, batch, length = phase
-    return batch * length
 
 
 def _window(meter: Meter, *, queued: int) -> int:
