@@ -29,7 +29,10 @@ from tests.program.modules import exported, module
 BATCH, LENGTH, MICROBATCH, WIDTH = 32, 7, 8, 64
 SCALAR, WEIGHT = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32)
 FACTS: dict[str, Any] = {"traced": ("lr",), "metrics": ("loss",), "phases": ((1.0, BATCH, LENGTH),)}
-SCRIPT = "from tests.training.test_spreading import report; import sys; print(report(sys.argv[1], 8))"
+MESHES = (1, 8, 2)
+SCRIPT = (
+    "from tests.training.test_spreading import *; print(json.dumps([report(sys.argv[1], 8, each) for each in MESHES]))"
+)
 
 
 def init(seed, lr):
@@ -53,8 +56,8 @@ def logits(weight, tokens):
     return [weight[tokens]]
 
 
-def report(folder: str, devices: int) -> str:
-    """JSON of (FLOPs of one device as XLA counts them, each loop once; losses) over so many devices."""
+def report(folder: str, devices: int, fsdp: int) -> tuple[float, list[float]]:
+    """(FLOPs of one device as XLA counts them, each loop once; losses) over so many devices."""
     tokens = jax.ShapeDtypeStruct((BATCH, LENGTH + 1), jnp.int32)
     blobs = [exported(init, jax.ShapeDtypeStruct((), jnp.uint32), SCALAR)]
     blobs += [exported(step, WEIGHT, tokens, SCALAR, SCALAR)]
@@ -62,12 +65,12 @@ def report(folder: str, devices: int) -> str:
     verified = verify(blobs, **FACTS, wanted=Signature(2, 4, WIDTH), limits=ProgramLimits(10**6, 1000, 10**6))
     names = {"platform": "cpu", "leaves": ("w",), "signature": (2, 4, WIDTH)}
     program = load(Path(folder), store(Path(folder), verified, **FACTS, **names).program)
-    compiled = compile_program(program, make_placement(jax.devices()[:devices], fsdp=1, state_bytes=0))
+    compiled = compile_program(program, make_placement(jax.devices()[:devices], fsdp=fsdp, state_bytes=0))
     rows = np.random.default_rng(0).integers(0, WIDTH, (100, LENGTH + 1)).astype(np.uint16)
     settings = {"traced": {"lr": 0.5}, "budget": Budget.parse("4steps"), "seed": 0, "wall_cap_seconds": 60.0}
     trained = train(compiled, batches=lambda _: Batches(rows, 1, 0), **settings)
     cost = compiled.steps[0].cost_analysis()
-    return json.dumps([cost["flops"], [loss for _, loss in trained.curve]])
+    return cost["flops"], [loss for _, loss in trained.curve]
 
 
 def test_every_device_does_its_share_of_every_microbatch(tmp_path):
@@ -75,9 +78,10 @@ def test_every_device_does_its_share_of_every_microbatch(tmp_path):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    (shared, together), (whole, alone) = json.loads(done.stdout), json.loads(report(str(tmp_path), 1))
-    assert shared < whole / 6, "of eight devices, some repeat what others do"
-    assert together == pytest.approx(alone, abs=1e-5)
+    whole, alone = report(str(tmp_path), 1, 1)
+    for fsdp, (shared, together) in zip(MESHES, json.loads(done.stdout), strict=True):
+        assert shared < whole / 6, f"{fsdp}: of eight devices, some repeat what others do"
+        assert together == pytest.approx(alone, abs=1e-5), fsdp
     assert alone[0] - alone[-1] > 1e-4
 
 
