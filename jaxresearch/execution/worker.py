@@ -111,7 +111,10 @@ def main() -> None:
             peers = leader = lead(settings.hosts, settings, lost)
         except JaxresearchError as error:
             lost(str(error))
-    worker = Worker(settings, say, peers)
+    try:
+        worker = Worker(settings, say, peers)
+    except JaxresearchError as error:
+        lost(str(error))
     say(result=worker.facts())
     for line in sys.stdin:
         request = json.loads(line)
