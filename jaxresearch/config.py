@@ -230,6 +230,12 @@ class ExecutionConfig(_Part):
         default=10, ge=0, description="disk for a study's checkpoints; those of kept experiments always stay"
     )
 
+    @model_validator(mode="after")
+    def _fsdp_divides(self) -> Self:
+        if self.fsdp is not None and self.devices > 1 and self.devices % self.fsdp:  # 1: over several hosts, not told
+            raise ValueError(f"fsdp {self.fsdp} does not divide {self.devices} devices")
+        return self
+
     @property
     def saving_seconds(self) -> float:
         """Of the seconds of grace, to write a checkpoint of a run that is given up."""
