@@ -60,7 +60,7 @@ class Cut:
 
 
 def routine_audits(subject: AuditSubject, randomness: np.random.Generator) -> tuple[Audit, ...]:
-    """The cheap audits of every run: at most a tenth of the evaluation's own cost, and at least one pass each."""
+    """The cheap audits of every run: a tenth of the evaluation's own passes, and at least four (two for each)."""
     batches, rows, width = subject.rows.shape
     passes = max(1, batches // 40)
     causality = []

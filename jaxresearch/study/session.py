@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -50,6 +51,8 @@ def create_study(
         from jaxresearch.execution.cluster.connection import check_ray_is_installed
 
         check_ray_is_installed()
+    if config.sandbox.require is not None:  # a study's own demand is never loosened: it could not be driven here
+        asyncio.run(choose_sandbox(config.sandbox.require))
     winner = None
     if start_from is not None:
         winner, config = winner_of(start_from, config)

@@ -326,7 +326,7 @@ def test_a_name_that_cannot_be_used_says_what_to_do(name, says, monkeypatch):
     ],
 )
 def test_a_missing_extra_is_named(name, extra, monkeypatch):
-    def missing(_: str):
+    def missing(*_: object):
         raise ImportError("no package")
 
     monkeypatch.setattr("pydantic_ai.models.infer_model", missing)
