@@ -155,19 +155,19 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
     host.progress(RunProgress("score", 1.0, trained.loss, trained.steps), force=True)
     so_far = {"train_seconds": trained.train_seconds, "flops": trained.flops, "curve": trained.curve}
     so_far["step"] = trained.steps
-    sealed = host.sealed_rows() if request.split == "test" else None
+    sealed, randomness = host.sealed_rows() if request.split == "test" else None, _secret_randomness(host)
+    evaluation = (host.corpus.byte_lengths, randomness)
     try:
-        scored = score(scorer, trained.leaves, host.rows, host.corpus.byte_lengths)
-        tested = score(scorer, trained.leaves, sealed, host.corpus.byte_lengths) if sealed is not None else None
+        scored = score(scorer, trained.leaves, host.rows, *evaluation)
+        tested = score(scorer, trained.leaves, sealed, *evaluation) if sealed is not None else None
     except NotFiniteError as error:
         return failed(Verdict.INVALID, f"not finite: {error}", **so_far)
     except Exception as error:
         return broke(error, "scoring", **so_far)
     audit_started = time.monotonic()
-    audits = _audit(host, request, scorer, trained, scored)
-    if sealed is not None:
-        randomness = _secret_randomness(host)
-        audits += routine_audits(AuditSubject(scorer, trained.leaves, sealed), randomness)
+    audits = _audit(host, request, AuditSubject(scorer, trained.leaves, host.rows), scored, randomness)
+    if sealed is not None and tested is not None:
+        audits += routine_audits(AuditSubject(scorer, trained.leaves, sealed), tested, randomness)
     broken = next((audit for audit in audits if not audit.passed), None)
     if broken is not None:
         return failed(Verdict.INVALID, _said_of(broken), audits=audits, **so_far)
@@ -254,12 +254,10 @@ def _said_of(broken: Audit) -> str:
 
 
 def _audit(
-    host: RunHost, request: RunRequest, scorer: CompiledScorer, trained: Trained, scored: Score
+    host: RunHost, request: RunRequest, subject: AuditSubject, scored: Score, randomness: np.random.Generator
 ) -> tuple[Audit, ...]:
     """The cheap audits always; the strong ones, by its gain, when there is a reference run."""
-    randomness = _secret_randomness(host)
-    subject = AuditSubject(scorer, trained.leaves, host.rows)
-    audits = routine_audits(subject, randomness)
+    audits = routine_audits(subject, scored, randomness)
     if request.reference is None or not all(audit.passed for audit in audits):
         return audits
     reference = _reference(host, request.reference, scored.nats.shape)
