@@ -66,13 +66,17 @@ def compare(
 ) -> int:
     """Compare strategies under one binding budget, repeated, with intervals and corrected p-values.
 
-    The budget that binds is --accelerator-seconds or --flops, replicates included; without either, --experiments.
-    With --tournament alone it goes on with the one in that folder after any stop, or shows the result.
+    The budget that binds is --accelerator-seconds or --flops, replicates included; where no option and no file says
+    either, --experiments does. With --tournament alone it goes on with the one in that folder after any stop, or shows
+    the result.
     """
     from jaxresearch.study.stopping import Interrupted
     from jaxresearch.tournament.results import results
     from jaxresearch.tournament.session import run_tournament
 
+    if (accelerator_seconds is None) != (flops is None):  # instead of the other one in the file
+        other = "flops" if flops is None else "accelerator_seconds"
+        settings = (f"tournament.{other}=null", *settings)
     asked |= {
         "tournament__arms": [*strategies, *arms] or None,
         "tournament__repeats": repeats,
