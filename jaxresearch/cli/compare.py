@@ -112,12 +112,11 @@ def compare(
 def _planned(
     folder: Path | None, config_file: Path | None, settings: tuple[str, ...], asked: dict[str, Any]
 ) -> tuple[TournamentConfig, Sequence[Arm]] | None:
-    """What the tournament in `folder` began with; None where there is none, or other settings are given."""
-    from jaxresearch.tournament.plan import PLAN_FILE
+    """What the tournament in `folder` began with; None where settings are given. Raises `JaxresearchError` without one."""
     from jaxresearch.tournament.tournament import Tournament
 
     given = config_file is not None or settings or any(value is not None for value in asked.values())
-    if given or folder is None or not (folder / PLAN_FILE).is_file():
+    if given or folder is None:
         return None
     there = Tournament.open(folder)
     return there.config, there.arms
