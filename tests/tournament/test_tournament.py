@@ -14,7 +14,7 @@ from fakes import SUBJECT, FakeExecutor, FakeModel, gain
 from jaxresearch.config import TournamentConfig, validate_config
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest
-from jaxresearch.experiment import Audit, RunOutcome
+from jaxresearch.experiment import Audit, FailedRun, RunOutcome, Verdict
 from jaxresearch.proposal import Proposal
 from jaxresearch.statistics.rules import make_rule
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
@@ -306,6 +306,21 @@ def test_a_strategy_that_never_proposes_ends_its_arm_only(tmp_path: Path):
     facts = play(tmp_path / "t", config, {"a": Mute(), "b": Searcher(0.05)})
     assert facts["experiments_each"] == {"a": [0, 0], "b": [3, 3]}
     assert facts["strategies"][0]["failed_proposal_rate"] == 1.0
+
+
+def test_a_repeat_whose_final_runs_gave_no_score_is_left_out_and_named(tmp_path: Path):
+    class Diverging(FakeExecutor):
+        async def run(self, request: RunRequest, on_progress) -> RunOutcome:
+            outcome = await super().run(request, on_progress)
+            lost = request.split == "test" and request.seed < 1000 and float(request.program.split(":")[1]) > 0.03
+            if not lost:
+                return outcome
+            return FailedRun(identity=request.identity, verdict=Verdict.CRASH, reason="diverged", seed=request.seed)
+
+    config = tournament_config(tournament={"repeats": 5})
+    facts = play(tmp_path / "t", config, {"a": Searcher(0.05), "b": Searcher(0.0)}, Diverging())
+    assert (facts["repeats"], facts["planned_repeats"], facts["finished"]) == (4, 5, True)
+    assert facts["warning"] == ("Left out, which may favour who failed: repeat 0, as a's final runs gave no score.")
 
 
 def test_its_studies_are_studies(tmp_path: Path):
