@@ -333,6 +333,18 @@ class TournamentConfig(StudyConfig):
 
     tournament: TournamentPart = TournamentPart()
 
+    @property
+    def is_capped(self) -> bool:
+        """Whether `experiments` is a number that somebody gave: the default is none, where another budget binds."""
+        bound = self.tournament.accelerator_seconds is not None or self.tournament.flops is not None
+        return not bound or "experiments" in self.model_fields_set
+
+    @model_validator(mode="after")
+    def _study_control_needs_a_number(self) -> Self:
+        if self.acceptance.control == "study" and not self.is_capped:
+            raise ValueError("acceptance.control is study, which shares 5 % out over `experiments`: give that too")
+        return self
+
     @model_validator(mode="after")
     def _nobody_is_told(self) -> Self:
         if self.hooks.url is not None or self.hooks.command is not None:
