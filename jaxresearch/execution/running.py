@@ -15,6 +15,7 @@ import numpy as np
 from jaxresearch.budget import Budget
 from jaxresearch.data.batches import Batches
 from jaxresearch.data.dataset import Corpus
+from jaxresearch.data.npy import read_npy
 from jaxresearch.data.prefetch import Prefetched
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest
@@ -31,6 +32,8 @@ from jaxresearch.training.probing import Probing
 from jaxresearch.training.seal import Owner, checkpoint_folder
 from jaxresearch.training.trainer import CompiledProgram, Trained, TrainingFailedError, train
 
+_ROUNDING_BPB = 1e-6
+"""How far a stored evaluation may add up otherwise on another machine."""
 _NOT_COMMON = "no checkpoints: not all hosts see the study's folder; give them one that they share, under the same path"
 
 
@@ -260,7 +263,7 @@ def _audit(
     audits = routine_audits(subject, scored, randomness)
     if request.reference is None or not all(audit.passed for audit in audits):
         return audits
-    reference = _reference(host, request.reference, scored.nats.shape)
+    reference = _reference(host, request, scored.nats.shape)
     lengths = host.corpus.byte_lengths[host.rows[..., 1:]]
     return audits + gain_audits(
         subject,
@@ -280,13 +283,20 @@ def _secret_randomness(host: RunHost) -> np.random.Generator:
     return np.random.default_rng(entropy)
 
 
-def _reference(host: RunHost, identity: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The per-token cross-entropies of a stored run, which only process 0 has on disk."""
-    nats = np.zeros(shape, np.float32)
+def _reference(host: RunHost, request: RunRequest, shape: tuple[int, ...]) -> np.ndarray:
+    """The per-token cross-entropies of the run that `request` refers to, which only process 0 has on disk."""
+    assert request.reference is not None
+    nats, name = np.zeros(shape, np.float32), request.reference[:12]
     if host.peers.leads:
-        nats = load_nats(host.settings.runs / identity).astype(np.float32)
+        nats = load_nats(host.settings.runs / request.reference).astype(np.float32)
         if nats.shape != shape:
-            raise JaxresearchError(f"run {identity[:12]} was scored on other rows than this one.")
+            raise JaxresearchError(f"run {name} was scored on other rows than this one.")
+        found = bits_per_byte(nats, host.rows[..., 1:], host.corpus.byte_lengths)
+        if request.reference_bpb is not None and not abs(found - request.reference_bpb) <= _ROUNDING_BPB:
+            raise JaxresearchError(
+                f"the stored evaluation of run {name} was changed: it adds up to {found}, not {request.reference_bpb}.",
+                fix="Restore it from a backup.",
+            )
     return host.peers.share(nats)
 
 
@@ -302,7 +312,7 @@ def _flags(trained: Trained, scored: Score, unigram_bpb: float) -> tuple[str, ..
 def load_nats(folder: Path) -> np.ndarray:
     """The per-token cross-entropies of a finished run, f32[batches, b, T]."""
     try:
-        return np.load(folder / "nats.npy", allow_pickle=False)
+        return read_npy(folder / "nats.npy")
     except (OSError, ValueError) as error:
         raise JaxresearchError(
             f"the stored evaluation of run {folder.name[:12]} cannot be read: {error}.", fix="Restore it from a backup."

@@ -117,10 +117,18 @@ async def drive(
 
 
 async def open_executor(
-    config: StudyConfig, on_preparation: OnPreparation, *, programs: Path, runs: Path
+    config: StudyConfig,
+    on_preparation: OnPreparation,
+    *,
+    programs: Path,
+    runs: Path,
+    begun_with: tuple[str, str] | None = None,
 ) -> tuple[Executor, Corpus]:
-    """An executor of runs as `config` says, here or on a cluster, and its corpus. The caller closes it."""
-    corpus = prepare_corpus(config, on_preparation)
+    """An executor of runs as `config` says, here or on a cluster, and its corpus. The caller closes it.
+
+    begun_with: of `prepare_corpus`.
+    """
+    corpus = prepare_corpus(config, on_preparation, begun_with)
     sandbox = await choose_sandbox(config.sandbox.require)
     if config.execution.executor == "ray":
         from jaxresearch.execution.cluster.executor import RayExecutor
@@ -194,7 +202,11 @@ async def _at_work(
     refuse_bytes(study.layout.folder, "STUDY")
     config = study.config.requiring(require_sandbox).reaching(ray_address)
     executor, corpus = await open_executor(
-        config, on_preparation, programs=study.layout.programs, runs=study.layout.runs
+        config,
+        on_preparation,
+        programs=study.layout.programs,
+        runs=study.layout.runs,
+        begun_with=study.begun_with,
     )
     stop = Stop(config.execution, on_stop)
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution import local
 from jaxresearch.execution.base import RunProgress
 from jaxresearch.execution.process import WorkerProcess, worker_environment
@@ -65,6 +66,23 @@ def test_the_same_request_in_two_workers_gives_the_same_bits(laboratory, baselin
     assert (first.program, first.curve, first.tokens) == (second.program, second.curve, second.tokens)
     assert laboratory.run(baseline, seed=6).val_bpb != first.val_bpb
     other.close()
+
+
+@pytest.mark.parametrize("at", [9, -1, None], ids=["head", "a value", "empty"])
+def test_a_stored_evaluation_that_was_changed_audits_nothing(laboratory, baseline, at):
+    first = laboratory.run(baseline, seed=5)
+    pair = {"reference": first.identity, "reference_bpb": first.val_bpb, "budget": "12steps"}
+    path = laboratory.root / "runs" / first.identity / "nats.npy"
+    content = path.read_bytes()
+    assert isinstance(laboratory.run(baseline, seed=5, **pair), CompletedRun)
+    harmed = bytearray(content) if at is not None else bytearray()
+    if at is not None:
+        harmed[at] ^= 64
+    path.write_bytes(harmed)
+    with pytest.raises(JaxresearchError, match=r"stored evaluation of run .* (was changed|cannot be read)"):
+        laboratory.run(baseline, seed=5, **pair)
+    path.write_bytes(content)
+    assert isinstance(laboratory.run(baseline, seed=5, **pair), CompletedRun)
 
 
 def test_a_change_of_a_runtime_input_needs_no_trace_and_scores_as_if_it_had_one(laboratory, baseline, make_laboratory):
