@@ -114,9 +114,10 @@ def test_words_to_the_compiler_that_no_operation_defines(how):
 
 
 def test_notes_on_the_arguments_of_a_call():
-    call = f"%out = func.call @nothing(%b) {{{{arg_attrs = [{{{{jax.buffer_donor = true}}}}]}}}} : ({KIND}) -> {KIND}"
+    notes = "<{callee = @nothing, arg_attrs = [{jax.buffer_donor = true}]}>"
+    call = f'%out = "func.call"(%b) {notes} : ({KIND}) -> {KIND}'
     with pytest.raises(InvalidProgramError, match=r"argument attribute jax.buffer_donor is not allowed"):
-        verified(logits_with(TWOS + call.format(), IDENTITY))
+        verified(logits_with(TWOS + call, IDENTITY))
 
 
 def test_text_in_the_values_of_runtime_inputs():

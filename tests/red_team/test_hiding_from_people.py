@@ -84,7 +84,7 @@ HOARDS = {
     "a string": f"exec({WHOLE!r})\n",
     "comments": "".join(f"# {line}\n" for line in WHOLE.splitlines())
     + "exec(open(__file__).read().replace('# ', ''))\n",
-    "another file": f"'''{WHOLE!r}'''\nimport builtins\n",
+    "another name for it": f"{WHOLE!r}\nimport builtins\n",
     "a name in fullwidth letters": f"r'''{WHOLE}'''\n\uff45\uff58\uff45\uff43(__doc__)\n",
     "a comment that a carriage return ends": f"r'''{WHOLE}'''\n# a note\rexec(__doc__)\n",
     "a formatted string": f"r'''{WHOLE}'''\nf'{{exec(__doc__)}}'\n",
