@@ -17,7 +17,7 @@ from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.strategy import Strategy
 from jaxresearch.study.ahead import Ahead
 from jaxresearch.study.approval import Approver, Gate
-from jaxresearch.study.asking import NOTHING_LEFT, events_of_round
+from jaxresearch.study.asking import NOTHING_LEFT, asked, events_of_round
 from jaxresearch.study.events import (
     ProposalRequested,
     RunFinished,
@@ -277,7 +277,7 @@ class Driver:
         view = study_view(
             self._journal, self._workspace, self._executor, self._model_factory, request, instructions, self._gate
         )
-        asking = self._stop.obey(self._strategy.propose(view, slots), requests=1)
+        asking = self._stop.obey(asked(self._strategy, view, slots), requests=1)
         try:
             events = await events_of_round(asking, self._history, request)
         except LLMBudgetSpent as spent:

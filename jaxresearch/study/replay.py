@@ -19,7 +19,7 @@ from jaxresearch.proposal import Candidate, EditError, apply
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.strategy import Strategy
 from jaxresearch.study.approval import Gate
-from jaxresearch.study.asking import NOTHING_LEFT, events_of_round
+from jaxresearch.study.asking import NOTHING_LEFT, asked, events_of_round
 from jaxresearch.study.events import (
     Approval,
     Checked,
@@ -263,7 +263,7 @@ class _Replayer:
             self._instructions if known else "",
         )
         try:
-            derived = await events_of_round(self._strategy.propose(view, request.slots), self.history, request)
+            derived = await events_of_round(asked(self._strategy, view, request.slots), self.history, request)
         except JaxresearchError as error:
             raise self._difference(stored, f"the strategy ends with: {error}") from error
         if journal.new:
