@@ -58,7 +58,7 @@ _KEY_VARIABLES = re.compile(
     r"(?:^|_)(?:API_?KEY|ACCESS_KEY|SECRET_KEY|ACCESS_KEY_ID|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE
 )
 _SHORTEST_SECRET = 8
-_REDACTED = "[redacted]"
+REDACTED = "[redacted]"
 
 
 class LLMCall(BaseModel):
@@ -296,7 +296,7 @@ def redact(text: str, secrets: Iterable[str]) -> str:
             quote(secret),
             quote(secret, safe=""),
         }:
-            text = text.replace(form, _REDACTED)
+            text = text.replace(form, REDACTED)
     return text
 
 
