@@ -22,7 +22,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from agents.choice import Move, Tried, choose, read_history, read_hyperparameters
-from agents.digest import HISTORY_PAGE
+from agents.digest import HISTORY_PAGE, RELEVANT
 from agents.library import RunSize
 from agents.steering import taboos
 from jaxresearch.budget import Budget
@@ -137,7 +137,10 @@ def _size(prompt: str) -> RunSize | None:
 
 def _questions(conversation: _Conversation) -> Iterator[ToolCallPart]:
     wanted: list[tuple[str, dict[str, Any]]] = [("list_hyperparameters", {})]
-    wanted += [("history", {"first": first}) for first in range(0, conversation.experiments, HISTORY_PAGE)]
+    if conversation.experiments <= RELEVANT:
+        wanted += [("history", {"first": first}) for first in range(0, conversation.experiments, HISTORY_PAGE)]
+    else:  # what it reads must not grow with the study
+        wanted.append(("relevant_history", {}))
     wanted += [("read_source", {"path": path}) for path in conversation.files]
     for number, (tool, arguments) in enumerate(wanted):
         yield ToolCallPart(tool, arguments, tool_call_id=f"builtin-{number}")
@@ -146,7 +149,7 @@ def _questions(conversation: _Conversation) -> Iterator[ToolCallPart]:
 def _answer(conversation: _Conversation) -> ToolCallPart:
     answers = conversation.answers
     hyperparameters = read_hyperparameters("\n".join(text for _, text in answers.get("list_hyperparameters", [])))
-    pages = [text for _, text in answers.get("history", [])]
+    pages = [text for tool in ("history", "relevant_history") for _, text in answers.get(tool, [])]
     tried = read_history(pages, threshold=_NEAR_MISS * conversation.noise_sd)
     files = {arguments["path"]: text for arguments, text in answers.get("read_source", []) if text}
     refused = frozenset(str(each["tag"]) for each in conversation.offered)

@@ -7,10 +7,11 @@ model, which sees nothing else.
 from __future__ import annotations
 
 import builtins
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, Verdict
@@ -21,6 +22,11 @@ from jaxresearch.text import clean, fenced, one_line
 LAST_EXPERIMENTS = 10
 NEAR_MISSES = 5
 HISTORY_PAGE = 100
+RELEVANT = 200
+_OF_A_KIND = 6
+_KEPT = 40
+_ANCESTORS = 40
+_WHY, _WHY_IN_SHORT = 160, 60
 _INSTRUCTIONS_CHARACTERS = 4000
 _HYPERPARAMETERS = 80
 _CURVE_POINTS = 12
@@ -163,6 +169,47 @@ def history_rows(view: StudyView, first: int) -> str:
     return f"{header}\n{_rows(view, page)}"
 
 
+def relevant_rows(view: StudyView, parent: int) -> str:
+    """At most `RELEVANT` experiments that bear on a proposal upon `parent`, one JSON object a line, oldest first.
+
+    The parent and its nearest ancestors, what was kept last, near misses, the newest six of each kind of change, and as
+    many of the newest as there is room for.
+    """
+    chosen = {*_line(view, parent), *(each.number for each in near_misses(view))}
+    chosen.update([each.number for each in view.experiments if each.verdict is Verdict.KEEP][-_KEPT:])
+    newest = range(len(view.experiments) - 1, -1, -1)
+    for number in itertools.chain(_newest_of_each_kind(view, 1), _newest_of_each_kind(view, _OF_A_KIND), newest):
+        if len(chosen) >= RELEVANT:
+            break
+        chosen.add(number)
+    header = f"{len(chosen)} experiments of {len(view.experiments)} that bear on a change of experiment {parent}"
+    return f"{header}\n{_rows(view, [view.experiments[number] for number in sorted(chosen)], why=_WHY_IN_SHORT)}"
+
+
+def _line(view: StudyView, number: int) -> list[int]:
+    """Experiment `number` and its nearest ancestors."""
+    line: list[int] = []
+    at: int | None = number
+    while at is not None and len(line) < _ANCESTORS:
+        line.append(at)
+        at = view.experiments[at].parent
+    return line
+
+
+def _newest_of_each_kind(view: StudyView, count: int) -> Iterator[int]:
+    """Newest first, `count` of a kind: one hyperparameter, several, or one idea for the source."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    for each in reversed(view.experiments):
+        if each.proposal is None:
+            continue
+        names = each.proposal.config.keys()
+        values = tuple(names) if len(names) < 2 else ("several",)  # a search makes pairs without end
+        kind = (each.proposal.tag if each.proposal.edits else "", *values)
+        seen[kind] += 1
+        if seen[kind] <= count:
+            yield each.number
+
+
 def experiment_text(view: StudyView, number: int) -> str:
     """One experiment for a reader: what it changed, what it scored, what became of it and why."""
     experiment = view.experiments[number]
@@ -201,11 +248,12 @@ def config_moves(view: StudyView, experiment: Experiment) -> dict[str, tuple[Sca
     return {name: (before.get(name), value) for name, value in proposal.config.items()}
 
 
-def _rows(view: StudyView, experiments: Iterable[Experiment]) -> str:
-    return "\n".join(json.dumps(_row(view, each)) for each in experiments)
+def _rows(view: StudyView, experiments: Iterable[Experiment], *, why: int = _WHY) -> str:
+    """why: characters of a reason."""
+    return "\n".join(json.dumps(_row(view, each, why)) for each in experiments)
 
 
-def _row(view: StudyView, experiment: Experiment) -> dict[str, object]:
+def _row(view: StudyView, experiment: Experiment, why: int) -> dict[str, object]:
     row: dict[str, object] = {"number": experiment.number, "parent": experiment.parent}
     row["verdict"] = "pending" if experiment.verdict is None else str(experiment.verdict)
     if experiment.val_bpb is not None:
@@ -218,7 +266,7 @@ def _row(view: StudyView, experiment: Experiment) -> dict[str, object]:
     if experiment.proposal is not None:
         row |= _change(view, experiment, experiment.proposal)
     if experiment.reason:
-        row["why"] = one_line(trusted_reason(experiment), 160)
+        row["why"] = one_line(trusted_reason(experiment), why)
     return row
 
 

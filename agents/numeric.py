@@ -45,10 +45,9 @@ class Point:
 
 def observed(view: StudyView, space: Space) -> list[Point]:
     """Every experiment that moved to a point of `space`, in order, and the baseline before them."""
-    points = []
+    points, values_there = [], values_of(view)
     for experiment in view.experiments:
-        number, proposal = experiment.number, experiment.proposal
-        values = values_of(view, number)
+        number, proposal, values = experiment.number, experiment.proposal, values_there[experiment.number]
         config = {axis.name: values[axis.name] for axis in space.axes if axis.name in values}
         if not space.holds(config) or (proposal is not None and not proposal.config):
             continue
@@ -103,8 +102,9 @@ async def fill(view: StudyView, slots: int, space: Space, parent: int, ask: Ask,
 
 async def draw(view: StudyView, space: Space, parent: int, ask: Ask, describe: str) -> Proposal | None:
     """One new proposal on `parent`, or None when `ATTEMPTS` draws gave none."""
-    seen = {_key(values_of(view, each.number)) for each in view.experiments if not has_own_code(view, each.number)}
-    start, points, checks = values_of(view, parent), observed(view, space), 0
+    values = values_of(view)
+    seen = {_key(values[each.number]) for each in view.experiments if not has_own_code(view, each.number)}
+    start, points, checks = values[parent], observed(view, space), 0
     plain = not has_own_code(view, parent)
     for _ in range(ATTEMPTS):
         config = ask(points)

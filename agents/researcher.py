@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_ai import Agent, ModelRetry, RunContext, ToolOutput
 from pydantic_ai.usage import UsageLimits
 
-from agents.digest import clipped, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed
+from agents.digest import clipped, digest, experiment_text, history_rows, hyperparameter_rows, is_fixed, relevant_rows
 from agents.notebook import text as notes_text
 from agents.space import values_of
 from agents.steering import names_in, taboos, touched
@@ -137,7 +137,7 @@ def _agent() -> Agent[Desk, Change]:
         instructions=_instructions(),
         name="researcher",
         retries={"tools": REPAIRS, "output": REPAIRS},
-        tools=[_safely(each) for each in (read_source, list_hyperparameters, history, show_experiment, notebook)],
+        tools=[_safely(tool) for tool in _TOOLS],
     )
     agent.output_validator(_reviewed)
     return agent
@@ -193,6 +193,12 @@ def history(context: RunContext[Desk], first: int = 0) -> str:
     return history_rows(context.deps.view, first)
 
 
+def relevant_history(context: RunContext[Desk]) -> str:
+    """Of a long history what bears on your proposal: ancestors of the experiment that you build on, what was kept, near
+    misses, and the newest of each kind of change. 200 experiments at most, one JSON a line. A negative effect is better."""
+    return relevant_rows(context.deps.view, context.deps.parent)
+
+
 def show_experiment(context: RunContext[Desk], number: int) -> str:
     """One experiment: hypothesis, diff, score of each seed, training curve, verdict and reason.
 
@@ -207,6 +213,9 @@ def show_experiment(context: RunContext[Desk], number: int) -> str:
 def notebook(context: RunContext[Desk]) -> str:
     """What the study has taught: tries and keeps by category, lessons, and predictions against outcomes."""
     return notes_text(context.deps.view, NOTES) or "Nothing was tried yet."
+
+
+_TOOLS = (read_source, list_hyperparameters, history, relevant_history, show_experiment, notebook)
 
 
 async def _reviewed(context: RunContext[Desk], change: Change) -> Change:
@@ -365,28 +374,21 @@ def _no_change(
 
 
 def _repetition(proposal: Proposal, candidate: Candidate, view: StudyView) -> str | None:
-    values = {each.name: each.value for each in view.hyperparameters(0)}
-    wanted = {**values, **candidate.config}
+    values = values_of(view)
+    wanted = {**values[0], **candidate.config}
     for each in view.experiments:
         earlier = each.proposal
         if each.verdict in (Verdict.INFRASTRUCTURE, Verdict.DUPLICATE):
             continue  # the first was never tried, the second repeats one that stands before it
-        if earlier is not None and earlier.edits and earlier.edits == proposal.edits:
-            if earlier.config == proposal.config:
+        if earlier is not None and earlier.edits == proposal.edits and earlier.config == proposal.config:
+            if proposal.edits:
                 return f"Experiment {each.number} made exactly these changes ({_outcome(each)}). Try another."
-        elif earlier is not None and not proposal.edits and earlier == proposal.model_copy(update=_words(earlier)):
-            return f"Experiment {each.number} set exactly these values ({_outcome(each)}). Try another."
-        if values_of(view, each.number) == wanted and view.candidate(each.number).files == candidate.files:
+            if earlier.parent == proposal.parent:
+                return f"Experiment {each.number} set exactly these values ({_outcome(each)}). Try another."
+        if values[each.number] == wanted and view.candidate(each.number).files == candidate.files:
             return f"Experiment {each.number} had exactly this source and these values ({_outcome(each)}). Try another."
     return None
 
 
 def _outcome(experiment: Experiment) -> str:
     return str(experiment.verdict or "pending")
-
-
-def _words(proposal: Proposal) -> dict[str, object]:
-    return {
-        name: getattr(proposal, name)
-        for name in ("hypothesis", "expected_effect", "tag", "predicted_bpb", "confidence", "notes", "repairs")
-    }

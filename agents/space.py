@@ -126,19 +126,14 @@ class Space:
         return True
 
 
-def values_of(view: StudyView, number: int) -> dict[str, Scalar]:
-    """The hyperparameters that experiment `number` was to have, also when it never ran."""
-    chain = []
-    at: int | None = number
-    while at:
-        proposal = view.experiments[at].proposal
-        if proposal is None:
-            break
-        chain.append(proposal.config)
-        at = proposal.parent
-    values = {each.name: each.value for each in view.hyperparameters(0)}
-    for config in reversed(chain):
-        values.update(config)
+def values_of(view: StudyView) -> list[dict[str, Scalar]]:
+    """The hyperparameters that each experiment was to have, in order, also of those that never ran."""
+    values: list[dict[str, Scalar]] = []
+    for each in view.experiments:
+        if each.proposal is None:
+            values.append({each.name: each.value for each in view.hyperparameters(0)})
+        else:
+            values.append({**values[each.proposal.parent], **each.proposal.config})
     return values
 
 

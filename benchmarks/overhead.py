@@ -3,7 +3,9 @@
     python benchmarks/overhead.py STUDY [STUDY ...]
 
 Overhead of an experiment: wall seconds from its proposal being asked for to its verdict, less budgeted training, scoring
-(early scores too) and audits. Utilisation: budgeted training seconds over wall seconds, of whole sessions.
+(early scores too) and audits of its runs, and of those of the incumbent that it is compared with. Scoring, audits and all,
+is reported on its own, for each run. Utilisation: budgeted training seconds over wall seconds, of whole sessions. A study
+with one slot: else experiments share their time.
 """
 
 from __future__ import annotations
@@ -19,38 +21,39 @@ from jaxresearch.study.ledger import Ledger
 from jaxresearch.study.study import Study
 
 
-def overheads(folder: Path) -> tuple[list[float], list[float], float]:
-    """Overhead seconds of experiments with a new program, of those with new values only, and the utilisation."""
+def overheads(folder: Path) -> tuple[list[float], list[float], list[float], float]:
+    """Overhead seconds of experiments with a new program, and of those with new values only; scoring seconds of each run;
+    and the utilisation."""
     study = Study.open(folder)
     history, ledger = study.history, Ledger.open(study.layout.ledger)
-    asked, started, used, new_program = 0.0, {}, {}, {}
-    programs, values = [], []
+    asked, started, used, new_program = 0.0, {}, 0.0, {}
+    programs, values, scoring = [], [], []
     for stored in ledger.read():
         match stored.event:
             case ProposalRequested():
-                asked = stored.time
+                asked, used = stored.time, 0.0
             case Proposed(number=number):
-                started[number], used[number] = asked, 0.0
+                started[number] = asked
             case Traced(number=number, outcome=TracedCandidate() as traced) if number in started:
                 new_program[number] = traced.trace_seconds > 0
-            case RunFinished(number=number, outcome=CompletedRun() as run, shared_from=None) if number in started:
-                used[number] += run.train_seconds + run.probe_seconds + run.eval_seconds + run.audit_seconds
-            case Decided(number=number) if used.get(number):
-                (programs if new_program[number] else values).append(stored.time - started[number] - used[number])
+            case RunFinished(outcome=CompletedRun() as run, shared_from=None):
+                scoring.append(run.probe_seconds + run.eval_seconds + run.audit_seconds)
+                used += run.train_seconds + scoring[-1]
+            case Decided(number=number) if used and number in new_program:
+                (programs if new_program[number] else values).append(stored.time - started[number] - used)
     ledger.close()
     study.close()
-    return programs, values, history.costs.train_seconds / history.costs.wall_seconds
+    return programs, values, scoring, history.costs.train_seconds / history.costs.wall_seconds
 
 
 def main(folders: list[str]) -> None:
     for folder in folders:
-        programs, values, utilisation = overheads(Path(folder))
-        for name, seconds in (("new program", programs), ("new values", values)):
+        programs, values, scoring, utilisation = overheads(Path(folder))
+        told = (("new program", "overhead", programs), ("new values", "overhead", values), ("runs", "scoring", scoring))
+        for name, what, seconds in told:
             if seconds:
                 low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
-                print(
-                    f"{folder}  {name:12} {len(seconds):3} experiments  overhead {middle:.2f} s ({low:.2f} to {high:.2f})"
-                )
+                print(f"{folder}  {name:12} {len(seconds):3}  {what} {middle:.2f} s ({low:.2f} to {high:.2f})")
         print(f"{folder}  utilisation  {utilisation:.0%}")
 
 

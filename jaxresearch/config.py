@@ -230,6 +230,12 @@ class ExecutionConfig(_Part):
         default=10, ge=0, description="disk for a study's checkpoints; those of kept experiments always stay"
     )
 
+    @model_validator(mode="after")
+    def _fsdp_divides(self) -> Self:
+        if self.fsdp is not None and self.devices > 1 and self.devices % self.fsdp:  # 1: over several hosts, not told
+            raise ValueError(f"fsdp {self.fsdp} does not divide {self.devices} devices")
+        return self
+
     @property
     def saving_seconds(self) -> float:
         """Of the seconds of grace, to write a checkpoint of a run that is given up."""
@@ -326,6 +332,18 @@ class TournamentConfig(StudyConfig):
     """
 
     tournament: TournamentPart = TournamentPart()
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether `experiments` is a number that somebody gave: the default is none, where another budget binds."""
+        bound = self.tournament.accelerator_seconds is not None or self.tournament.flops is not None
+        return not bound or "experiments" in self.model_fields_set
+
+    @model_validator(mode="after")
+    def _study_control_needs_a_number(self) -> Self:
+        if self.acceptance.control == "study" and not self.is_capped:
+            raise ValueError("acceptance.control is study, which shares 5 % out over `experiments`: give that too")
+        return self
 
     @model_validator(mode="after")
     def _nobody_is_told(self) -> Self:

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +23,7 @@ from jaxresearch.errors import ConfigurationError, JaxresearchError
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
+    from pydantic_ai.providers import Provider
 
     from jaxresearch.llm_budget import LLMBudget
     from jaxresearch.llm_circuit import CircuitBreaker
@@ -187,7 +188,8 @@ def _provided(name: str, provider: str) -> Model:
     from pydantic_ai.models import infer_model
 
     try:
-        return infer_model(name)
+        bounded = provider.split("-")[0] in (*_EXTRAS, *_OPENAI_COMPATIBLE)
+        return infer_model(name, _bounded_provider) if bounded else infer_model(name)
     except ImportError as error:
         raise ConfigurationError(
             f"llm.model (--llm): {provider!r} needs a package that is not installed.",
@@ -208,6 +210,20 @@ def _provided(name: str, provider: str) -> Model:
         ) from error
     except Exception as error:
         raise ConfigurationError(f"llm.model (--llm): {name!r} cannot be used: {_one_line(error)}.") from error
+
+
+def _bounded_provider(name: str) -> Provider[Any]:
+    """The provider called `name`, which reads no more of an answer than `llm_http.LONGEST_BODY_BYTES`."""
+    from pydantic_ai.exceptions import UserError
+    from pydantic_ai.providers import infer_provider_class
+
+    from jaxresearch.llm_http import bounded_client
+
+    try:
+        make = cast("Callable[..., Provider[Any]]", infer_provider_class(name))
+    except ValueError:
+        raise UserError(f"Unknown provider: {name}") from None
+    return make(http_client=bounded_client())
 
 
 def _extra_for(provider: str) -> str:

@@ -24,6 +24,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.llm import FatalLLMError, LLMCall, classify, fatal_error, known_secrets, redact
 from jaxresearch.llm_budget import bill_of, may_be_billed, worst_case
 from jaxresearch.llm_circuit import CircuitBreaker, CircuitOpenError
+from jaxresearch.llm_http import long_body
 from jaxresearch.llm_whole import WholeModel, WholeWrapperModel
 
 warnings.filterwarnings("ignore", category=Warning, module=r"pydantic(_ai)?(\.|$)")
@@ -34,7 +35,10 @@ LONGEST_REPLY_BYTES = 1_000_000
 
 
 class BoundedModel(WholeWrapperModel):
-    """Gives up on a request after `timeout_seconds` in all, however slowly bytes come, and caps the reply."""
+    """Gives up on a request after `timeout_seconds` in all, however slowly bytes come, and caps the reply.
+
+    An answer that is too long to read (`llm_http`) is a reply that cannot be used.
+    """
 
     def __init__(self, wrapped: Model, *, timeout_seconds: float, max_output_tokens: int) -> None:
         super().__init__(wrapped)
@@ -54,6 +58,10 @@ class BoundedModel(WholeWrapperModel):
                 return await self.wrapped.request(messages, settings, model_request_parameters)
         except TimeoutError:
             raise TimeoutError(f"no reply within {self._timeout_seconds:g} s") from None
+        except Exception as error:
+            if (too_long := long_body(error)) is not None:  # it would be as long again: not to be asked anew
+                raise UnexpectedModelBehavior(str(too_long)) from None
+            raise
 
 
 class RecordingModel(WholeWrapperModel):

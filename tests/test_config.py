@@ -54,6 +54,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(write):
         ("execution.ray_resources={A: -1}", "execution.ray_resources"),
         ("sandbox.require=docker", "sandbox.require"),
         ("execution.executor=ray9", "execution.executor"),
+        ("execution={devices: 4, fsdp: 3}", "execution: fsdp 3 does not divide 4 devices"),
         ("seed=-1", "seed"),
         ("seed=null", "seed"),
         ("max_cost=-0.01", "max_cost"),

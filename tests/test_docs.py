@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from jaxresearch.cli.app import cli
 from jaxresearch.config import StudyConfig, TournamentConfig, load_config
+from jaxresearch.program import flops
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- settings: generated -->", "<!-- /settings -->"
@@ -72,6 +73,14 @@ def test_the_table_of_settings_is_the_code_s():
     if os.environ.get("UPDATE_DOCS"):
         page.write_text(wanted)
     assert text == wanted, "run UPDATE_DOCS=1 python -m pytest tests/test_docs.py"
+
+
+def test_the_table_of_flops_is_the_code_s():
+    def table(text: str) -> list[list[str]]:
+        lines = text[text.index("| operation ") :].split("\n\n")[0].splitlines()
+        return [[cell.strip(" -") for cell in line.strip("|").split("|")] for line in lines]
+
+    assert table((ROOT / "docs" / "integrity.md").read_text()) == table(flops.__doc__ or "")
 
 
 def command_reference() -> str:

@@ -66,13 +66,17 @@ def compare(
 ) -> int:
     """Compare strategies under one binding budget, repeated, with intervals and corrected p-values.
 
-    The budget that binds is --accelerator-seconds or --flops, replicates included; without either, --experiments.
-    With --tournament alone it goes on with the one in that folder after any stop, or shows the result.
+    The budget that binds is --accelerator-seconds or --flops, replicates included; where no option and no file says
+    either, --experiments does. With --tournament alone it goes on with the one in that folder after any stop, or shows
+    the result.
     """
     from jaxresearch.study.stopping import Interrupted
     from jaxresearch.tournament.results import results
     from jaxresearch.tournament.session import run_tournament
 
+    if (accelerator_seconds is None) != (flops is None):  # instead of the other one in the file
+        other = "flops" if flops is None else "accelerator_seconds"
+        settings = (f"tournament.{other}=null", *settings)
     asked |= {
         "tournament__arms": [*strategies, *arms] or None,
         "tournament__repeats": repeats,
@@ -108,12 +112,11 @@ def compare(
 def _planned(
     folder: Path | None, config_file: Path | None, settings: tuple[str, ...], asked: dict[str, Any]
 ) -> tuple[TournamentConfig, Sequence[Arm]] | None:
-    """What the tournament in `folder` began with; None where there is none, or other settings are given."""
-    from jaxresearch.tournament.plan import PLAN_FILE
+    """What the tournament in `folder` began with; None where settings are given. Raises `JaxresearchError` without one."""
     from jaxresearch.tournament.tournament import Tournament
 
     given = config_file is not None or settings or any(value is not None for value in asked.values())
-    if given or folder is None or not (folder / PLAN_FILE).is_file():
+    if given or folder is None:
         return None
     there = Tournament.open(folder)
     return there.config, there.arms

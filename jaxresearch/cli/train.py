@@ -49,15 +49,15 @@ def train(
     if study is not None:
         if config_file or settings or corpus or budget or any(mesh.values()):
             raise click.UsageError("--study brings its own settings; leave the others out.")
-        config, candidate = _from_study(study, experiment)
+        config, candidate, begun_with = _from_study(study, experiment)
     elif experiment is not None:
         raise click.UsageError("--experiment needs --study.")
     else:
         config = make_config(config_file, settings, budget=budget, corpus__source=corpus, **mesh)
-        candidate = load_subject(config.subject.source, config.subject.hyperparameters)
+        candidate, begun_with = load_subject(config.subject.source, config.subject.hyperparameters), None
     with RunDisplay(output) as display:
         config = config.requiring(require_sandbox)
-        outcome = asyncio.run(train_once(config, candidate, seed, display.preparing, display.update))
+        outcome = asyncio.run(train_once(config, candidate, seed, display.preparing, display.update, begun_with))
         if isinstance(outcome, CompletedRun):
             display.warn_of(outcome.sandbox)
             display.warn_of_worker(outcome.worker)
@@ -78,13 +78,13 @@ def train(
     output.result(facts, show)
 
 
-def _from_study(folder: Path, number: int | None) -> tuple[StudyConfig, Candidate]:
+def _from_study(folder: Path, number: int | None) -> tuple[StudyConfig, Candidate, tuple[str, str]]:
     from jaxresearch.study.study import Study
 
     study = Study.open(folder, read_only=True)
     try:
         number = study.history.incumbent_number if number is None else number
-        return study.config, study.candidate(number)
+        return study.config, study.candidate(number), study.begun_with
     finally:
         study.close()
 

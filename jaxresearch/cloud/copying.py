@@ -90,12 +90,19 @@ def _files(study: Path) -> Iterator[Path]:
 
 
 def _copied(path: Path, study: Path, target: Path) -> bool:
-    """Whether `path` had to be copied: what is named by its content never changes; what is gone meanwhile had not."""
+    """Whether `path` had to be copied: what is gone meanwhile had not.
+
+    Files of programs and commits never change. Those of a run do: one that was cut before the ledger had it is done again,
+    and on another machine comes out otherwise, in files of the same size.
+    """
     within = path.relative_to(study)
-    copy, unchanging = target / within, within.parts[0] in ("programs", "runs") or "objects" in within.parts
+    copy, of_run = target / within, within.parts[0] == "runs"
     try:
         with contextlib.suppress(FileNotFoundError):
-            if unchanging and copy.stat().st_size == path.stat().st_size:
+            ours, theirs = path.stat(), copy.stat()
+            unchanged = "objects" in within.parts or within.parts[0] == "programs"
+            unchanged |= of_run and ours.st_mtime_ns <= theirs.st_mtime_ns
+            if unchanged and ours.st_size == theirs.st_size:
                 return False
         _put(path, copy)
     except FileNotFoundError:

@@ -145,9 +145,10 @@ def _setup(task: Task) -> str:
         jax = "EXTRA=tpu\n"
     else:
         jax = (
-            "# CUDA 13 needs driver 580; older ones run CUDA 12\n"
+            "# CUDA 13 needs driver 580 and capability 7.5 (V100 and P100 have less); others run CUDA 12\n"
             "DRIVER=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1 | cut -d . -f 1)\n"
-            'if [ "$DRIVER" -ge 580 ]; then EXTRA=cuda13; else EXTRA=cuda12; fi\n'
+            "CAPABILITY=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)\n"
+            'if [ "$DRIVER" -ge 580 ] && [ "$CAPABILITY" -ge 75 ]; then EXTRA=cuda13; else EXTRA=cuda12; fi\n'
         )
     extras = ["hub", "anthropic", "openai", "google", *(["ray"] if task.by_ray else [])]
     return f"""set -e

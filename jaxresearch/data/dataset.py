@@ -22,17 +22,20 @@ from jaxresearch.data.manifest import (
     TOKENIZER_FILE,
     Manifest,
 )
-from jaxresearch.data.npy import NpyWriter
+from jaxresearch.data.npy import NpyWriter, read_npy
 from jaxresearch.data.packing import pack
 from jaxresearch.data.shards import read_documents, read_tokens
 from jaxresearch.data.tokenizer import Tokenizer
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.files import write_whole
 
 _PREPARE_AGAIN = "Delete that folder and run `jaxresearch prepare` again."
 
 
 MAX_PACKED_LENGTHS = 24
 """Row lengths of training text that a cache keeps; one program has 16 at most."""
+_sound: dict[Path, tuple[int, int, int]] = {}
+"""Files of rows that this process has looked through: path -> inode, size and time of change, as they were then."""
 
 
 class Corpus:
@@ -76,7 +79,7 @@ class Corpus:
     @cached_property
     def byte_lengths(self) -> np.ndarray:
         """int32[V]: UTF-8 bytes of each token; 0 for specials."""
-        return np.load(self.folder / BYTE_LENGTHS_FILE)
+        return read_npy(self.folder / BYTE_LENGTHS_FILE)
 
     def rows(self, split: Literal["train", "validation"], context: int) -> np.ndarray:
         """uint16[N, context + 1], memory-mapped: BOS-led rows, packed once for each context and kept.
@@ -90,26 +93,32 @@ class Corpus:
         return _packed_rows(self, split, context)
 
     def pack(self, context: int, on_progress: OnProgress = no_progress) -> None:
-        """Packs the rows of training and validation now, where they are not yet, instead of at their first use.
+        """Packs the rows of training and validation now, where they are not yet whole, instead of at their first use.
 
         on_progress: called with "pack" and the part of a split that is done.
         """
         for split in ("train", "validation"):
-            _packed_rows(self, split, context, on_progress)
+            _sound_rows(self, split, context, on_progress)
 
     def provide_rows(self, lengths: Iterable[int]) -> None:
         """Pack training rows of each of `lengths` that the text is long enough for, so that others need only read them.
 
+        Files that are not what was written are packed anew.
         Files of the lengths longest unused make room: candidates choose lengths, and a cache must not grow with them.
         """
         for length in set(lengths):
             if self.manifest.splits["train"].tokens > length:
-                self.rows("train", length)
                 with suppress(OSError):
                     os.utime(self.folder / ROWS_FOLDERS["train"] / f"train-{length}.npy")
+                _sound_rows(self, "train", length)
         packed = sorted((self.folder / ROWS_FOLDERS["train"]).glob("train-*.npy"), key=lambda path: -_last_used(path))
         for path in packed[MAX_PACKED_LENGTHS:]:
             path.unlink(missing_ok=True)  # who reads it now has it open, and keeps it
+            _hash_path(path).unlink(missing_ok=True)
+
+    def provide_evaluation(self, context: int) -> None:
+        """As `provide_rows`, the rows of validation text."""
+        _sound_rows(self, "validation", context)
 
     def tokens(self, split: Literal["train", "validation"]) -> Iterator[np.ndarray]:
         """The split's tokens without BOS, shard by shard: uint16[n], memory-mapped."""
@@ -130,14 +139,18 @@ class Corpus:
                     f"{path} has {path.stat().st_size:,} bytes, not {facts.size_bytes:,}.", fix=_PREPARE_AGAIN
                 )
 
-    def verify(self, *, sealed: bool = True) -> None:
-        """Hashes every file, and packs rows anew to compare; raises JaxresearchError that names the first wrong one."""
+    def check_bytes(self, *, sealed: bool) -> None:
+        """As `check_files`, and hashes every file; raises JaxresearchError that names the first wrong one."""
         self.check_files(sealed=sealed)
         for name, facts in self.manifest.files.items():
             if name.startswith(SEALED) and not sealed:
                 continue
             if file_sha256(self.folder / name) != facts.sha256:
                 raise JaxresearchError(f"{self.folder / name} was changed since it was made.", fix=_PREPARE_AGAIN)
+
+    def verify(self, *, sealed: bool = True) -> None:
+        """As `check_bytes`, and packs rows anew to compare; raises JaxresearchError that names the first wrong one."""
+        self.check_bytes(sealed=sealed)
         for split, folder in ROWS_FOLDERS.items():
             if split == "test" and not sealed:
                 continue
@@ -153,7 +166,54 @@ def evaluation_rows(corpus: Corpus, context: int, tokens: int, batch: int) -> np
 def open_sealed_test(corpus: Corpus, context: int) -> np.ndarray:
     """uint16[N, context + 1] of the test split. For the final confirmation only, once: nothing may be chosen by it."""
     corpus.check_files(sealed=True)
-    return _packed_rows(corpus, "test", context)
+    return _sound_rows(corpus, "test", context)
+
+
+def _sound_rows(corpus: Corpus, split: Split, context: int, on_progress: OnProgress = no_progress) -> np.ndarray:
+    """`_packed_rows`, from a file that is what was written, byte for byte; packed anew where it is not."""
+    path = corpus.folder / ROWS_FOLDERS[split] / f"{split}-{context}.npy"
+    try:
+        if path.exists() and not _is_sound(corpus, split, path):
+            path.unlink(missing_ok=True)
+        rows = _packed_rows(corpus, split, context, on_progress)
+        _sound[path] = _state(path)
+    except OSError as error:
+        raise _unusable(path, error) from None
+    return rows
+
+
+def _is_sound(corpus: Corpus, split: Split, path: Path) -> bool:
+    """Whether the rows in `path` are those that were packed. Where their hash is not known, they are packed anew to see."""
+    if _sound.get(path) == _state(path):
+        return True
+    try:
+        return _hash_path(path).read_text(encoding="ascii") == file_sha256(path)
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    try:
+        _verify_rows(corpus, split, path)
+    except JaxresearchError:
+        return False
+    with suppress(OSError):  # a cache that may only be read
+        write_whole(_hash_path(path), file_sha256(path).encode())
+    return True
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    facts = path.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _hash_path(path: Path) -> Path:
+    """Where the SHA-256 of the rows in `path` stands."""
+    return path.with_suffix(".sha256")
+
+
+def _unusable(path: Path, error: Exception) -> JaxresearchError:
+    return JaxresearchError(
+        f"cannot keep or read packed rows at {path}: {getattr(error, 'strerror', None) or error}.",
+        fix="Make room and see that the cache can be written, or delete that file.",
+    )
 
 
 def _packed_rows(corpus: Corpus, split: Split, context: int, on_progress: OnProgress = no_progress) -> np.ndarray:
@@ -169,12 +229,9 @@ def _packed_rows(corpus: Corpus, split: Split, context: int, on_progress: OnProg
                     facts = corpus.manifest.splits[split]
                     expected = (facts.tokens + facts.documents) / (context + 1)
                     _write_rows(path, _pack(corpus, split, context), context, expected, on_progress)
-        rows = np.load(path, mmap_mode="r")
+        rows = read_npy(path, "r")
     except (OSError, ValueError) as error:
-        raise JaxresearchError(
-            f"cannot keep or read packed rows at {path}: {getattr(error, 'strerror', None) or error}.",
-            fix="Make room and see that the cache can be written, or delete that file.",
-        ) from None
+        raise _unusable(path, error) from None
     if rows.dtype != np.uint16 or rows.ndim != 2 or rows.shape[1] != context + 1:
         raise JaxresearchError(f"{path} does not hold rows of context {context}.", fix="Delete that file.")
     return rows
@@ -201,6 +258,7 @@ def _write_rows(
         for block in blocks:
             file.append(block)
             on_progress("pack", min(1.0, file.count / max(1.0, expected)))
+    write_whole(_hash_path(path), file_sha256(draft).encode())
     draft.rename(path)
     sync(path.parent)
 

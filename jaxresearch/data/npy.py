@@ -1,13 +1,22 @@
-"""A .npy file that is written as a stream: the length of its first axis is known, and put in, at the end."""
+"""A .npy file that is written as a stream: the length of its first axis is known, and put in, at the end. And read."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Self
+from tokenize import TokenError
+from typing import Literal, Self
 
 import numpy as np
 from numpy.lib import format as npy
+
+
+def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """The array in `path`. Raises `OSError`, or `ValueError` for whatever is none: numpy's reader raises others too."""
+    try:
+        return np.load(path, mmap_mode, allow_pickle=False)
+    except (EOFError, SyntaxError, TokenError) as error:
+        raise ValueError(f"it holds no array: {error}") from None
 
 
 class NpyWriter:

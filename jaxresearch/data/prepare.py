@@ -24,6 +24,7 @@ from jaxresearch.data.dataset import Corpus
 from jaxresearch.data.hub import HUB_DATASETS, HubCorpus
 from jaxresearch.data.manifest import (
     BYTE_LENGTHS_FILE,
+    MANIFEST_FILE,
     SPLIT_FOLDERS,
     TOKENIZER_FILE,
     FileFacts,
@@ -43,17 +44,34 @@ if TYPE_CHECKING:
 _BATCH_BYTES = 2_000_000
 
 
-def prepare_corpus(config: StudyConfig, on_progress: OnProgress = no_progress) -> Corpus:
-    """The corpus of a study, in the default cache, with the rows of the study's context packed."""
+def prepare_corpus(
+    config: StudyConfig, on_progress: OnProgress = no_progress, begun_with: tuple[str, str] | None = None
+) -> Corpus:
+    """The corpus of a study, in the default cache, with the rows of the study's context packed.
+
+    begun_with: fingerprints of the text and the tokenizer that a study began with. Where the source is gone, or gives
+    others, and the cache holds a corpus with these, that one is taken.
+    """
     settings = config.corpus
-    corpus = prepare(
-        settings.source,
-        settings.vocab_size,
-        on_progress=on_progress,
-        shards=settings.shards,
-        repo=settings.repo,
-        revision=settings.revision,
-    )
+    corpus, problem = None, None
+    try:
+        corpus = prepare(
+            settings.source,
+            settings.vocab_size,
+            on_progress=on_progress,
+            shards=settings.shards,
+            repo=settings.repo,
+            revision=settings.revision,
+        )
+    except JaxresearchError as error:
+        problem = error
+    found = (corpus.fingerprint, corpus.tokenizer_fingerprint) if corpus is not None else None
+    if begun_with not in (None, found) and (kept := _find_prepared(default_cache_root(), *begun_with)) is not None:
+        on_progress("the text that the study began with, from the cache", 1.0)
+        corpus = kept
+    if corpus is None:
+        assert problem is not None
+        raise problem
     corpus.pack(config.context, on_progress)
     return corpus
 
@@ -189,10 +207,24 @@ def _take_census(source: Source, on_progress: OnProgress) -> _Census:
     return census
 
 
+def _find_prepared(root: Path, fingerprint: str, tokenizer: str) -> Corpus | None:
+    """A whole corpus in `root` of this text and tokenizer, whatever its name."""
+    for path in sorted(root.glob(f"*/{MANIFEST_FILE}")):
+        try:
+            manifest = Manifest.load(path.parent)
+        except JaxresearchError:
+            continue
+        if (manifest.fingerprint, manifest.tokenizer) == (fingerprint, tokenizer) and (
+            found := _open_whole(path.parent)
+        ):
+            return found
+    return None
+
+
 def _open_whole(folder: Path) -> Corpus | None:
     try:
         corpus = Corpus.open(folder)
-        corpus.check_files(sealed=True)
+        corpus.check_bytes(sealed=True)
     except JaxresearchError:
         return None
     return corpus

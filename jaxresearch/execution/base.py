@@ -60,7 +60,8 @@ class RunRequest(BaseModel):
     """One run to do. Two requests with one `identity` are the same run.
 
     reference: identity of the incumbent's run with this seed. A score below that run's claims a gain, and is audited
-    at high power, at the positions where the gain is claimed. None: the cheap audit only.
+    at high power, at the positions where the gain is claimed. None: the cheap audit only. reference_bpb: what that run
+    scored, so that a stored evaluation that was changed is found; None: it is believed.
     wall_cap_seconds: training is cut and judged `timeout` after this long.
     keep_state: keep the final state of the run, for `sample`, should it come through.
     split: "test" scores the trained program on the sealed test split as well (`CompletedRun.test_bpb`). Nothing but
@@ -80,6 +81,7 @@ class RunRequest(BaseModel):
     seed: int
     budget: str
     reference: str | None = None
+    reference_bpb: float | None = None
     wall_cap_seconds: float
     trace_seconds: float = 0.0
     sandbox: str = ""

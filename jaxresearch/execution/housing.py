@@ -130,7 +130,7 @@ class WorkerHouse:
         with contextlib.suppress(FileExistsError):  # made for an earlier worker, or for one that starts meanwhile
             (self._imports / _PACKAGE.name).symlink_to(_PACKAGE)
         corpus = Corpus.open(self._settings.corpus)
-        corpus.rows("validation", self._settings.context)
+        corpus.provide_evaluation(self._settings.context)
         if sealed:
             open_sealed_test(corpus, self._settings.context)
 

@@ -62,7 +62,7 @@ def worker_settings(config: StudyConfig, corpus: Corpus, *, programs: Path, runs
 
 
 class LocalExecutor:
-    """Does one run at a time. The worker is replaced after a crash, a kill, or many programs.
+    """Does one run at a time. The worker is replaced after a crash, a kill, a leak, or many programs.
 
     Candidates may be traced meanwhile. While the worker trains, their programs are verified by another one, on the CPU.
     sandbox: None for an executor that is only asked to run.
@@ -322,7 +322,10 @@ class LocalExecutor:
     async def _awake(self, *, sealed: bool = False) -> WorkerProcess:
         """The worker, or a fresh one. The caller holds the lock. sealed: one that may read the sealed test split."""
         if self._worker is not None and (
-            not self._worker.alive or len(self._worker.programs) >= self._keep_awake or self._worker_is_sealed != sealed
+            not self._worker.alive
+            or self._worker.leaks
+            or len(self._worker.programs) >= self._keep_awake
+            or self._worker_is_sealed != sealed
         ):
             await self._worker.kill()
             self._worker = None

@@ -77,13 +77,17 @@ class Confinement:
 
 
 class WorkerProcess:
-    """One running worker. `facts` says device, platform, threads and the version of jax."""
+    """One running worker. `facts` says device, platform, threads and the version of jax.
+
+    programs: that it was asked to run. leaks: it said after its last run that it holds more and more memory.
+    """
 
     def __init__(
         self, process: asyncio.subprocess.Process, log: IO[bytes], facts: dict[str, Any], *, reaped: bool
     ) -> None:
         self._process, self._log, self.facts, self._reaped = process, log, facts, reaped
         self.programs: set[str] = set()
+        self.leaks = False
         self._stage = ""
 
     @classmethod
@@ -186,6 +190,7 @@ class WorkerProcess:
             if message is None:
                 raise await self._death()
             if "result" in message:
+                self.leaks = self.leaks or message.get("leaks", False)
                 return message["result"]
             if message.get("stop"):
                 raise ExecutorLostError(message["stop"])

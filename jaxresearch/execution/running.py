@@ -15,6 +15,7 @@ import numpy as np
 from jaxresearch.budget import Budget
 from jaxresearch.data.batches import Batches
 from jaxresearch.data.dataset import Corpus
+from jaxresearch.data.npy import read_npy
 from jaxresearch.data.prefetch import Prefetched
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest
@@ -31,6 +32,8 @@ from jaxresearch.training.probing import Probing
 from jaxresearch.training.seal import Owner, checkpoint_folder
 from jaxresearch.training.trainer import CompiledProgram, Trained, TrainingFailedError, train
 
+_ROUNDING_BPB = 1e-6
+"""How far a stored evaluation may add up otherwise on another machine."""
 _NOT_COMMON = "no checkpoints: not all hosts see the study's folder; give them one that they share, under the same path"
 
 
@@ -155,19 +158,19 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
     host.progress(RunProgress("score", 1.0, trained.loss, trained.steps), force=True)
     so_far = {"train_seconds": trained.train_seconds, "flops": trained.flops, "curve": trained.curve}
     so_far["step"] = trained.steps
-    sealed = host.sealed_rows() if request.split == "test" else None
+    sealed, randomness = host.sealed_rows() if request.split == "test" else None, _secret_randomness(host)
+    evaluation = (host.corpus.byte_lengths, randomness)
     try:
-        scored = score(scorer, trained.leaves, host.rows, host.corpus.byte_lengths)
-        tested = score(scorer, trained.leaves, sealed, host.corpus.byte_lengths) if sealed is not None else None
+        scored = score(scorer, trained.leaves, host.rows, *evaluation)
+        tested = score(scorer, trained.leaves, sealed, *evaluation) if sealed is not None else None
     except NotFiniteError as error:
         return failed(Verdict.INVALID, f"not finite: {error}", **so_far)
     except Exception as error:
         return broke(error, "scoring", **so_far)
     audit_started = time.monotonic()
-    audits = _audit(host, request, scorer, trained, scored)
-    if sealed is not None:
-        randomness = _secret_randomness(host)
-        audits += routine_audits(AuditSubject(scorer, trained.leaves, sealed), randomness)
+    audits = _audit(host, request, AuditSubject(scorer, trained.leaves, host.rows), scored, randomness)
+    if sealed is not None and tested is not None:
+        audits += routine_audits(AuditSubject(scorer, trained.leaves, sealed), tested, randomness)
     broken = next((audit for audit in audits if not audit.passed), None)
     if broken is not None:
         return failed(Verdict.INVALID, _said_of(broken), audits=audits, **so_far)
@@ -254,15 +257,13 @@ def _said_of(broken: Audit) -> str:
 
 
 def _audit(
-    host: RunHost, request: RunRequest, scorer: CompiledScorer, trained: Trained, scored: Score
+    host: RunHost, request: RunRequest, subject: AuditSubject, scored: Score, randomness: np.random.Generator
 ) -> tuple[Audit, ...]:
     """The cheap audits always; the strong ones, by its gain, when there is a reference run."""
-    randomness = _secret_randomness(host)
-    subject = AuditSubject(scorer, trained.leaves, host.rows)
-    audits = routine_audits(subject, randomness)
+    audits = routine_audits(subject, scored, randomness)
     if request.reference is None or not all(audit.passed for audit in audits):
         return audits
-    reference = _reference(host, request.reference, scored.nats.shape)
+    reference = _reference(host, request, scored.nats.shape)
     lengths = host.corpus.byte_lengths[host.rows[..., 1:]]
     return audits + gain_audits(
         subject,
@@ -282,13 +283,20 @@ def _secret_randomness(host: RunHost) -> np.random.Generator:
     return np.random.default_rng(entropy)
 
 
-def _reference(host: RunHost, identity: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The per-token cross-entropies of a stored run, which only process 0 has on disk."""
-    nats = np.zeros(shape, np.float32)
+def _reference(host: RunHost, request: RunRequest, shape: tuple[int, ...]) -> np.ndarray:
+    """The per-token cross-entropies of the run that `request` refers to, which only process 0 has on disk."""
+    assert request.reference is not None
+    nats, name = np.zeros(shape, np.float32), request.reference[:12]
     if host.peers.leads:
-        nats = load_nats(host.settings.runs / identity).astype(np.float32)
+        nats = load_nats(host.settings.runs / request.reference).astype(np.float32)
         if nats.shape != shape:
-            raise JaxresearchError(f"run {identity[:12]} was scored on other rows than this one.")
+            raise JaxresearchError(f"run {name} was scored on other rows than this one.")
+        found = bits_per_byte(nats, host.rows[..., 1:], host.corpus.byte_lengths)
+        if request.reference_bpb is not None and not abs(found - request.reference_bpb) <= _ROUNDING_BPB:
+            raise JaxresearchError(
+                f"the stored evaluation of run {name} was changed: it adds up to {found}, not {request.reference_bpb}.",
+                fix="Restore it from a backup.",
+            )
     return host.peers.share(nats)
 
 
@@ -304,7 +312,7 @@ def _flags(trained: Trained, scored: Score, unigram_bpb: float) -> tuple[str, ..
 def load_nats(folder: Path) -> np.ndarray:
     """The per-token cross-entropies of a finished run, f32[batches, b, T]."""
     try:
-        return np.load(folder / "nats.npy", allow_pickle=False)
+        return read_npy(folder / "nats.npy")
     except (OSError, ValueError) as error:
         raise JaxresearchError(
             f"the stored evaluation of run {folder.name[:12]} cannot be read: {error}.", fix="Restore it from a backup."

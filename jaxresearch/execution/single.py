@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from jaxresearch.config import StudyConfig
 from jaxresearch.data import default_cache_root, prepare_corpus
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, TraceFailure, run_identity
 from jaxresearch.execution.pool import local_executor
 from jaxresearch.experiment import RunOutcome
@@ -19,12 +20,16 @@ async def train_once(
     seed: int,
     on_preparation: Callable[[str, float], None],
     on_progress: Callable[[RunProgress], None],
+    begun_with: tuple[str, str] | None = None,
 ) -> RunOutcome:
     """Prepare the corpus, trace `candidate`, train it with `seed`, and score it, as a study with `config` would.
 
-    Raises `JaxresearchError` when the candidate gives no program.
+    begun_with: of a study, see `prepare_corpus`. Raises `JaxresearchError` when the candidate gives no program, or there
+    is another text than the study's.
     """
-    corpus = prepare_corpus(config, on_preparation)
+    corpus = prepare_corpus(config, on_preparation, begun_with)
+    if begun_with not in (None, (corpus.fingerprint, corpus.tokenizer_fingerprint)):
+        raise JaxresearchError("The corpus has changed since the study began.", fix="Restore it.")
     sandbox = await choose_sandbox(config.sandbox.require)
     root = default_cache_root() / "train"
     executor = local_executor(config, corpus, sandbox, programs=root / "programs", runs=root / "runs")

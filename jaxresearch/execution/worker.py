@@ -27,7 +27,7 @@ from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import Alone, Peers, lead
 from jaxresearch.execution.pins import Pin, run_on_own_cores
 from jaxresearch.files import DiskFullError, is_full
-from jaxresearch.machine import physical_memory_bytes
+from jaxresearch.machine import held_bytes, physical_memory_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +36,9 @@ _KEPT_PROGRAMS = 4
 _USABLE_SHARE = 0.9
 """Of the machine's memory, for a program on the CPU."""
 _PROGRESS_INTERVAL_SECONDS = 0.25
+_LEAKED_SHARE, _LEAKED_BYTES = 0.25, 2 * 10**9
+"""What a worker may hold between two runs beyond what it held after its first: the larger of a share of the memory that
+it may use and what programs that it keeps compiled, and an allocator's pools, may come to."""
 
 
 class WorkerSettings(BaseModel):
@@ -108,7 +111,10 @@ def main() -> None:
             peers = leader = lead(settings.hosts, settings, lost)
         except JaxresearchError as error:
             lost(str(error))
-    worker = Worker(settings, say, peers)
+    try:
+        worker = Worker(settings, say, peers)
+    except JaxresearchError as error:
+        lost(str(error))
     say(result=worker.facts())
     for line in sys.stdin:
         request = json.loads(line)
@@ -120,7 +126,7 @@ def main() -> None:
                     asked = RunRequest.model_validate(request["request"])
                     if leader is not None:
                         leader.ask(settings.programs, asked)
-                    say(result=worker.run(asked))
+                    say(result=worker.run(asked), leaks=worker.leaks())
                     if leader is not None and leader.spoilt:
                         os._exit(1)  # the driver starts another worker, and so does every host
                 case "sample":
@@ -146,6 +152,19 @@ def main() -> None:
                 say(error=line, stop=str(DiskFullError(error)) if is_full(error) else "")
             if leader is not None:
                 os._exit(1)  # the others may be waiting for what will not come
+
+
+class Leaks:
+    """What is held after each run, in memory of one kind, of which there are `there_bytes`."""
+
+    def __init__(self, there_bytes: int) -> None:
+        self._allowed, self._first = max(_LEAKED_SHARE * there_bytes, _LEAKED_BYTES), None
+
+    def grew(self, held_bytes: int) -> bool:
+        """Whether it is far more than after the first run: what a run took should have gone with it."""
+        if self._first is None:
+            self._first = held_bytes
+        return held_bytes - self._first > self._allowed
 
 
 def end_with(driver: int) -> None:
@@ -186,6 +205,8 @@ class Worker:
         there = np.array([limit, limit or int(_USABLE_SHARE * settings.pin.share * physical_memory_bytes())], np.int64)
         self.device_bytes, self.memory_bytes = map(int, peers.share(there))  # process 0's: all must decide alike
         self.compiled: OrderedDict[str, Any] = OrderedDict()
+        self._own_memory = Leaks(int(settings.pin.share * physical_memory_bytes()))
+        self._device_memory = Leaks(self.device_bytes)
         self._last_progress = 0.0
         self._runs_are_common = None if peers.processes > 1 else True
 
@@ -266,6 +287,11 @@ class Worker:
         from jaxresearch.execution.running import run_program
 
         return run_program(self, request).model_dump(mode="json")
+
+    def leaks(self) -> bool:
+        """To be asked after each run: whether another process should do the next."""
+        on_device = int((self.device.memory_stats() or {}).get("bytes_in_use", 0))
+        return any([self._own_memory.grew(held_bytes()), self._device_memory.grew(on_device)])
 
     def sample(self, request: SampleRequest) -> dict[str, Any]:
         """{"text", "tokens", "ended"}, or {"refused": why}."""

@@ -1,18 +1,22 @@
 """Counting a program's floating-point operations on its StableHLO, the same on every platform and device count.
 
-What counts, per operation:
+What counts, per operation (docs/integrity.md has this table too):
 
-| operation                                          | FLOPs                                             |
-|----------------------------------------------------|---------------------------------------------------|
-| dot_general                                        | 2 x elements of the result x contracted length    |
-| convolution                                        | 2 x elements of the result x kernel elements / output features |
-| elementwise arithmetic and transcendental          | 1 for each element of the result                  |
-| reduce, reduce_window, sort, scatter, cumulative   | those of the body for each element combined       |
-| select_and_scatter                                 | selecting: each element of each window; scattering: each window |
-| while                                              | (body + condition) x trip count, condition once more |
-| case, if                                           | the costliest branch                              |
-| composite, call                                    | those of the function it stands for               |
-| gather, slice, reshape, transpose, constants, ...  | 0                                                 |
+| operation                                          | FLOPs                                                               |
+|----------------------------------------------------|---------------------------------------------------------------------|
+| dot_general                                        | 2 x elements of the result x contracted length                      |
+| convolution                                        | 2 x elements of the result x kernel elements / output features      |
+| elementwise: arithmetic, comparing, transcendental | 1 for each element of the result                                    |
+| reduce, reduce_window                              | those of the body for each element (of each window)                 |
+| scatter, map                                       | those of the body for each update, for each element                 |
+| sort                                               | those of the comparison x elements x log2 of the length, rounded up |
+| select_and_scatter                                 | selecting: each element of each window; scattering: each window     |
+| while                                              | (body + condition) x trip count, condition once more                |
+| case, if                                           | the costliest branch                                                |
+| composite, call                                    | those of the function that it stands for                            |
+| gather, slice, reshape, convert, constants, ...    | 0                                                                   |
+
+XLA's own count, of programs without loops, agrees to a percent (tests/program/test_flops.py).
 
 Programs are counted with their marks taken out (marks.py), as they are compiled: a gradient of marked attention repeats the
 forward pass, and that counts again only where it cannot be merged with the step's own. A kernel put in changes no count.

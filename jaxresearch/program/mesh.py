@@ -2,6 +2,7 @@
 
 A program is traced for one device. XLA partitions it when we say where its arguments and results lie: data parallel
 when every device holds the whole state, fully sharded (FSDP, https://arxiv.org/abs/2304.11277) when each holds a part.
+A step that does microbatches one after the other gets each of them spread over all devices.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class Placement:
             if count % int(np.prod([self.mesh.shape[axis] for axis in axes])) == 0:
                 return NamedSharding(self.mesh, PartitionSpec(axes))
         return self.replicated
+
+    def microbatches(self, count: int) -> NamedSharding:
+        """Microbatches of `count` rows, one after the other: [parts, count, ...], each over the devices as `rows` says."""
+        return NamedSharding(self.mesh, PartitionSpec(None, *self.rows(count).spec))
 
     @property
     def compiler_options(self) -> dict[str, str | bool]:

@@ -201,6 +201,33 @@ def named_attributes(op: Operation, name: str) -> list[str]:
     return [named.name for dictionary in array for named in ir.DictAttr(dictionary)]
 
 
+def split_rows(module: Module, index: int) -> tuple[Module, tuple[int, ...]] | None:
+    """A copy that takes argument `index` of `main` as [parts, rows, ...], and that shape; the same numbers in that order.
+
+    None where the module does anything else with its [parts x rows, ...] than to reshape it so.
+    """
+    with module.context:
+        copy = Module(ir.Module.parse(module.text), module.context)
+        main = copy.functions["main"]
+        argument = main.regions[0].blocks[0].arguments[index]
+        whole, readers = tensor_type(argument.type), [use.owner for use in argument.uses]
+        found = {op.results[0].type for op in readers if op.name == "stablehlo.reshape"}
+        if len(found) != 1 or any(op.name != "stablehlo.reshape" for op in readers):
+            return None
+        (kind,) = found
+        shape = tensor_type(kind).shape
+        if shape[2:] != whole.shape[1:] or math.prod(shape[:2]) != whole.shape[0]:
+            return None
+        argument.set_type(kind)
+        for op in readers:
+            op.results[0].replace_all_uses_with(argument)
+            op.operation.erase()
+        declared = ir.FunctionType(ir.TypeAttr(main.attributes["function_type"]).value)
+        inputs = [*declared.inputs[:index], kind, *declared.inputs[index + 1 :]]
+        main.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get(inputs, declared.results))
+        return (copy, shape) if copy.handle.operation.verify() else None
+
+
 def to_exported(module: Module, platform: str) -> export.Exported:
     """The module's `main` as something that `jax.jit` can call with flat positional arguments.
 

@@ -3,7 +3,7 @@
 Denied to everyone: memory that RLIMIT_AS does not count, kernel keys, tracing, mounts, and changes of mode or owner,
 since root inside owns the device nodes that it shares with the host. New processes are denied unless asked for (threads
 are fine). Where no namespace holds a process, `confined` denies what Landlock leaves open: sockets, signals, other
-processes' limits and schedules, shared memory of the host, times of files.
+processes' limits and schedules, shared memory of the host, times and flags of files, news of them.
 
 What is denied fails with EPERM; `clone3` fails with ENOSYS, so that the C library falls back to `clone`, whose flags a
 filter can read.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import platform
 import struct
+from collections.abc import Sequence
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
@@ -24,10 +25,11 @@ _CLONE3 = 435
 
 _COMMON = {
     "io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsmount": 432, "memfd_secret": 447,
-    "fchmodat2": 452, "setxattrat": 463,
+    "fchmodat2": 452, "setxattrat": 463, "open_tree_attr": 467, "file_setattr": 469,
 }  # fmt: skip
 _CONFINED_COMMON = {
     "pidfd_send_signal": 424, "pidfd_open": 434, "pidfd_getfd": 438, "process_madvise": 440, "process_mrelease": 448,
+    "removexattrat": 466,
 }  # fmt: skip
 _MACHINES = {
     "x86_64": (0xC000003E, 56, _COMMON | {
@@ -52,6 +54,7 @@ _CONFINED = {
         "shmat": 30, "shmctl": 31, "semget": 64, "semop": 65, "semctl": 66, "semtimedop": 220, "msgsnd": 69,
         "msgrcv": 70, "msgctl": 71, "mq_open": 240, "mq_unlink": 241, "utime": 132, "utimes": 235, "futimesat": 261,
         "utimensat": 280, "chroot": 161, "removexattr": 197, "lremovexattr": 198, "fremovexattr": 199,
+        "fanotify_init": 300,
     },
     "aarch64": _CONFINED_COMMON | {
         "kill": 129, "tkill": 130, "tgkill": 131, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240, "setpriority": 140,
@@ -59,7 +62,7 @@ _CONFINED = {
         "migrate_pages": 238, "move_pages": 239, "kcmp": 272, "open_by_handle_at": 265, "inotify_add_watch": 27,
         "shmat": 196, "shmctl": 195, "semget": 190, "semop": 193, "semctl": 191, "semtimedop": 192, "msgsnd": 189,
         "msgrcv": 188, "msgctl": 187, "mq_open": 180, "mq_unlink": 181, "utimensat": 88, "chroot": 51,
-        "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16,
+        "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16, "fanotify_init": 262,
     },
 }  # fmt: skip
 _SOCKETS = {
@@ -81,12 +84,19 @@ _ON_ITSELF = {
     "aarch64": {"prlimit64": 261, "sched_setaffinity": 122},
 }
 """Calls whose first argument is a process, where 0 is the caller: nothing else is allowed."""
-_DENIED_COMMANDS = {
-    "x86_64": {72: (8, 10, 15), 16: (0x8901, 0x8902, 0x5412, 0x541C)},
-    "aarch64": {25: (8, 10, 15), 29: (0x8901, 0x8902, 0x5412, 0x541C)},
-}
-"""fcntl and ioctl that make the kernel send signals to another process (F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN,
-SIOCSPGRP), or that type into a terminal (TIOCSTI, TIOCLINUX)."""
+_FCNTL, _IOCTL = {"x86_64": 72, "aarch64": 25}, {"x86_64": 16, "aarch64": 29}
+_DENIED_FCNTLS = (8, 10, 15)
+"""They make the kernel send signals to another process: F_SETOWN, F_SETSIG, F_SETOWN_EX."""
+_DENIED_IOCTLS = (
+    *(0x8901, 0x8902, 0x5412, 0x541C),
+    *(0x40086602, 0x40046602, 0x401C5820, 0x40087602, 0x40047602, 0x40806685, 0x800C6613),
+)
+"""The same (FIOSETOWN, SIOCSPGRP), typing into a terminal (TIOCSTI, TIOCLINUX), and what the owner of a file may do to it
+that was opened to be read: flags and versions (FS_IOC_SETFLAGS, FSSETXATTR, SETVERSION), making it unchangeable or
+encrypted (FS_IOC_ENABLE_VERITY, SET_ENCRYPTION_POLICY)."""
+_ALLOWED_IOCTLS = (0x5401, 0x802C542A, 0x5413, 0x5450, 0x5451, 0x5421, 0x541B)
+"""Without network and accelerators: is it a terminal (TCGETS, TCGETS2, TIOCGWINSZ), is it passed on, does it wait, and how
+much is there to read (FIONCLEX, FIOCLEX, FIONBIO, FIONREAD). File systems have others of their own, which change files."""
 _OF_PROCESSES = ("fork", "vfork", "memfd_create", "shmget")
 
 
@@ -142,13 +152,25 @@ def system_call_filter(*, processes: bool = False, confined: bool = False, netwo
     if confined:
         for number in _ON_ITSELF[name].values():
             program += [(_EQUAL, 0, 4, number), _argument(0), (_EQUAL, 1, 0, 0), fail, (_LOAD, 0, 0, _NUMBER_OFFSET)]
-        for number, commands in _DENIED_COMMANDS[name].items():
-            checks = [step for command in commands for step in ((_EQUAL, 0, 1, command), fail)]
-            program += [(_EQUAL, 0, len(checks) + 2, number), _argument(1), *checks, (_LOAD, 0, 0, _NUMBER_OFFSET)]
+        program += _commands(_FCNTL[name], _DENIED_FCNTLS)
+        program += _commands(_IOCTL[name], *((_DENIED_IOCTLS,) if processes or network else ((), _ALLOWED_IOCTLS)))
     if not processes:
         program += [(_EQUAL, 0, 3, clone), _argument(0), (_ANY_BIT, 1, 0, _CLONE_THREAD), fail]
     program += [(_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+_Instruction = tuple[int, int, int, int]
+
+
+def _commands(call: int, denied: Sequence[int], allowed: Sequence[int] | None = None) -> list[_Instruction]:
+    """What fcntl or ioctl may be told, its second argument: all but `denied`, or only `allowed`."""
+    fail = (_RETURN, 0, 0, _FAIL | errno.EPERM)
+    if allowed is None:
+        checks = [step for command in denied for step in ((_EQUAL, 0, 1, command), fail)]
+    else:
+        checks = [*((_EQUAL, len(allowed) - index, 0, command) for index, command in enumerate(allowed)), fail]
+    return [(_EQUAL, 0, len(checks) + 2, call), _argument(1), *checks, (_LOAD, 0, 0, _NUMBER_OFFSET)]
 
 
 def _argument(index: int, *, high: bool = False) -> tuple[int, int, int, int]:

@@ -28,7 +28,7 @@ import jax
 import numpy as np
 
 from jaxresearch.experiment import Audit
-from jaxresearch.scoring.scorer import CompiledScorer, Leaves
+from jaxresearch.scoring.scorer import CompiledScorer, Leaves, Score
 
 MISS_PROBABILITY = 0.1
 LEAK_SHARE = 0.25
@@ -59,18 +59,35 @@ class Cut:
     position: int
 
 
-def routine_audits(subject: AuditSubject, randomness: np.random.Generator) -> tuple[Audit, ...]:
-    """The cheap audits of every run: at most a tenth of the evaluation's own cost, and at least one pass each."""
+def routine_audits(subject: AuditSubject, scored: Score, randomness: np.random.Generator) -> tuple[Audit, ...]:
+    """The cheap audits of every run: a pass for each ten of the evaluation that gave `scored`, and one at least.
+
+    One pass tries both: of a batch's rows half get other text behind a cut, a quarter are replaced, the others stay. What
+    must not move is compared with what was scored.
+    """
     batches, rows, width = subject.rows.shape
-    passes = max(1, batches // 40)
-    causality = []
-    for batch in randomness.choice(batches, size=passes, replace=batches < passes):
-        causality += [Cut(int(batch), row, int(randomness.integers(1, width - 1))) for row in range(rows)]
-    chosen = [int(batch) for batch in randomness.choice(batches, size=passes, replace=batches < passes)]
-    return (
-        check_batch_independence(subject, chosen, randomness),
-        check_causality(subject, causality, randomness),
-    )
+    stayed, cuts, aside, worst, before = 0, 0, 0.0, None, 0.0
+    for batch in map(int, randomness.choice(batches, size=max(1, batches // 10), replace=False)):
+        original = subject.rows[batch]
+        kept, replaced, parted = np.split(randomness.permutation(rows), _shares(rows))
+        altered = _with_other_rows(subject, original, replaced, randomness)
+        trials = [Cut(batch, int(row), int(randomness.integers(1, width - 1))) for row in parted]
+        for cut in trials:
+            altered[cut.row, cut.position :] = _other_text(subject.rows, cut, randomness)
+        nats, trace, _ = subject.scorer(subject.leaves, altered[:, :-1], original[:, 1:], scored.probe)
+        moved = np.maximum(_distance(scored.nats[batch], nats), _distance(scored.trace[batch], trace))
+        aside = max(aside, float(moved[kept].max(initial=0.0)))
+        for cut in trials:
+            seen = float(moved[cut.row, : cut.position].max())
+            before, worst = (seen, cut) if seen > before else (before, worst)
+        stayed, cuts = stayed + len(kept), cuts + len(trials)
+    return _independence(aside, stayed), _causality(before, worst, cuts)
+
+
+def _shares(rows: int) -> tuple[int, int]:
+    """Where a batch's rows are parted into those that stay, those that are replaced, and those that are cut."""
+    stay = 0 if rows == 1 else max(1, rows // 4)
+    return stay, stay + rows // 4
 
 
 def probe_audit(subject: AuditSubject, randomness: np.random.Generator) -> Audit:
@@ -138,9 +155,7 @@ def gain_audits(
 
 def check_causality(subject: AuditSubject, cuts: list[Cut], randomness: np.random.Generator) -> Audit:
     """Run each cut's row as it is and with another suffix, in one slot of one executable; compare before the cut."""
-    return _causality(
-        "causality", [_try_cuts(subject, group, randomness) for group in _groups(subject, cuts, randomness)]
-    )
+    return _causality_of([_try_cuts(subject, group, randomness) for group in _groups(subject, cuts, randomness)])
 
 
 def check_gain(
@@ -160,7 +175,7 @@ def check_gain(
         max_deviation=deviation,
         detail=detail,
     )
-    return _causality("causality by gain", trials), company
+    return _causality_of(trials).model_copy(update={"name": "causality by gain"}), company
 
 
 @dataclass(frozen=True)
@@ -181,37 +196,50 @@ def _try_cuts(subject: AuditSubject, group: list[Cut], randomness: np.random.Gen
     return _Trial(group, nats, moved)
 
 
-def _causality(name: str, trials: list[_Trial]) -> Audit:
+def _causality_of(trials: list[_Trial]) -> Audit:
     deviation, worst = 0.0, None
     for trial in trials:
         for slot, cut in enumerate(trial.cuts):
             seen = float(trial.moved[slot, : cut.position].max())
             if seen > deviation:
                 deviation, worst = seen, cut
+    return _causality(deviation, worst, sum(len(trial.cuts) for trial in trials))
+
+
+def _causality(deviation: float, worst: Cut | None, probes: int) -> Audit:
     detail = "" if worst is None else f"logits before position {worst.position} move when only later text changes"
-    probes = sum(len(trial.cuts) for trial in trials)
-    return Audit(name=name, passed=worst is None, probes=probes, max_deviation=deviation, detail=detail)
+    return Audit(name="causality", passed=worst is None, probes=probes, max_deviation=deviation, detail=detail)
+
+
+def _independence(deviation: float, probes: int) -> Audit:
+    detail = "" if deviation == 0 else "a row's logits move when only other rows of the batch change"
+    return Audit(
+        name="batch independence", passed=deviation == 0, probes=probes, max_deviation=deviation, detail=detail
+    )
 
 
 def check_batch_independence(subject: AuditSubject, batches: list[int], randomness: np.random.Generator) -> Audit:
-    """Replace a random half of a batch's rows, and permute some of those; the other rows' logits may not move."""
+    """Replace a random half of a batch's rows; the other rows' logits may not move."""
     rows, deviation = subject.rows.shape[1], 0.0
     for batch in batches:
         original = subject.rows[batch]
-        order = randomness.permutation(rows)
-        replaced, kept = order[: rows // 2], order[rows // 2 :]
-        altered = original.copy()
-        altered[replaced] = original[np.roll(replaced, 1)]
-        foreign = replaced[: max(1, len(replaced) // 2)]
-        donors = randomness.integers(0, len(subject.rows), size=len(foreign))
-        altered[foreign] = subject.rows[donors, randomness.permutation(rows)[: len(foreign)], ::-1]
+        replaced, kept = np.split(randomness.permutation(rows), [rows // 2])
+        altered = _with_other_rows(subject, original, replaced, randomness)
         _, moved = _movement(subject, original, altered, randomness)
         deviation = max(deviation, float(moved[kept].max()))
-    passed = deviation == 0
-    detail = "" if passed else "a row's logits move when only other rows of the batch change"
-    return Audit(
-        name="batch independence", passed=passed, probes=len(batches) * rows, max_deviation=deviation, detail=detail
-    )
+    return _independence(deviation, len(batches) * rows)
+
+
+def _with_other_rows(
+    subject: AuditSubject, original: np.ndarray, replaced: np.ndarray, randomness: np.random.Generator
+) -> np.ndarray:
+    """A batch whose rows `replaced` change places, or say something of another batch, backwards."""
+    altered, rows = original.copy(), len(original)
+    altered[replaced] = original[np.roll(replaced, 1)]
+    foreign = replaced[: max(1, len(replaced) // 2)]
+    donors = randomness.integers(0, len(subject.rows), size=len(foreign))
+    altered[foreign] = subject.rows[donors, randomness.permutation(rows)[: len(foreign)], ::-1]
+    return altered
 
 
 def _groups(subject: AuditSubject, cuts: list[Cut], randomness: np.random.Generator) -> Iterator[list[Cut]]:

@@ -50,11 +50,14 @@ class CompiledScorer:
 
 @dataclass(frozen=True)
 class Score:
-    """A scored evaluation. nats: f32[batches, b, T], the cross-entropy of every target; scored: bool of that shape."""
+    """A scored evaluation. nats: f32[batches, b, T], the cross-entropy of every target; trace: of that shape, all logits
+    projected on `probe`, f32[V]."""
 
     val_bpb: float
     nats: np.ndarray
     seconds: float
+    trace: np.ndarray
+    probe: np.ndarray
 
 
 def compile_scorer(program: LoadedProgram, placement: Placement | None = None) -> CompiledScorer:
@@ -98,18 +101,28 @@ def compile_scorer(program: LoadedProgram, placement: Placement | None = None) -
     )
 
 
-def score(scorer: CompiledScorer, leaves: Leaves, rows: np.ndarray, byte_lengths: np.ndarray) -> Score:
+def score(
+    scorer: CompiledScorer,
+    leaves: Leaves,
+    rows: np.ndarray,
+    byte_lengths: np.ndarray,
+    randomness: np.random.Generator | None = None,
+) -> Score:
     """Score `rows` (i32[batches, b, T + 1]): all targets that stand for at least one byte count.
 
-    byte_lengths: i32[V], UTF-8 bytes of each token, 0 for specials. Raises `NotFiniteError`.
+    byte_lengths: i32[V], UTF-8 bytes of each token, 0 for specials. randomness: draws the probe, on which audits of this
+    very evaluation project other logits; without one it is zero. Raises `NotFiniteError`.
     """
     started = time.monotonic()
-    silent = np.zeros(scorer.vocab_size, np.float32)
-    results = [scorer(leaves, batch[:, :-1], batch[:, 1:], silent) for batch in rows]
-    nats = np.stack([np.asarray(nats) for nats, _, _ in results])
+    probe = np.zeros(scorer.vocab_size, np.float32)
+    if randomness is not None:
+        probe = randomness.standard_normal(scorer.vocab_size).astype(np.float32)
+    results = [scorer(leaves, batch[:, :-1], batch[:, 1:], probe) for batch in rows]
+    nats, trace = (np.stack([np.asarray(each[at]) for each in results]) for at in (0, 1))
     if not all(bool(finite) for _, _, finite in results):
         raise NotFiniteError(f"logits are not finite, or above {MAX_LOGIT:g}, too large for fp32")
-    return Score(bits_per_byte(nats, rows[..., 1:], byte_lengths), nats, time.monotonic() - started)
+    val_bpb = bits_per_byte(nats, rows[..., 1:], byte_lengths)
+    return Score(val_bpb, nats, time.monotonic() - started, trace, probe)
 
 
 def bits_per_byte(nats: np.ndarray, targets: np.ndarray, byte_lengths: np.ndarray) -> float:

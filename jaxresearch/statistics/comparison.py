@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,16 +86,20 @@ def smallest_p(repeats: int) -> float:
     return min(1.0, 2 / math.comb(2 * repeats, repeats))
 
 
+def fewest_repeats(count: int) -> int:
+    """With which one of `count` contrasts can be significant at all."""
+    return next(each for each in itertools.count(2) if smallest_p(each) * count <= LEVEL)
+
+
 def warning(repeats: int, count: int) -> str | None:
     """Why no contrast can be significant at all with so few repeats, or None."""
     least = smallest_p(repeats)
     if count == 0 or least * count <= LEVEL:
         return None
-    needed = next(each for each in range(2, 100) if smallest_p(each) * count <= LEVEL)
     corrected = f", corrected for {count} contrasts {min(1.0, least * count):.2g}" if count > 1 else ""
     return (
         f"With {repeats} repeat{'s' * (repeats != 1)} the smallest possible p-value is {least:.2g}{corrected}: nothing "
-        f"can be shown. Use at least {needed} repeats."
+        f"can be shown. Use at least {fewest_repeats(count)} repeats."
     )
 
 
@@ -108,20 +113,24 @@ def sentence(found: Sequence[Contrast], scores: Mapping[str, Sequence[float]]) -
     first = max(found, key=lambda each: abs(each.difference))
     if all(np.array_equal(scores[each.a], scores[each.b]) for each in found):
         return "No difference: the arms ended alike in every repeat."
-    needed = repeats_needed(scores[first.a], scores[first.b])
+    needed = repeats_needed(scores[first.a], scores[first.b], len(found))
     if needed is None:
         return "No difference shown."
+    needed = max(needed, len(scores[first.a]) + 1)  # these were too few
     return f"No difference shown; about {needed} repeats would be needed to see {abs(first.difference):.4f} bpb."
 
 
-def repeats_needed(a: Sequence[float], b: Sequence[float]) -> int | None:
-    """Repeats at which a two-sided test at 5 % finds the observed difference with probability 0.8; None without one."""
+def repeats_needed(a: Sequence[float], b: Sequence[float], count: int = 1) -> int | None:
+    """Repeats at which a two-sided test finds the observed difference with probability 0.8; None without one.
+
+    count: contrasts that share the 5 %; this one is taken to be the first of Holm's, which has the strictest level.
+    """
     difference = abs(float(np.mean(a) - np.mean(b)))
     variance = float(np.var(a, ddof=1) + np.var(b, ddof=1)) if len(a) > 1 else 0.0
     if difference == 0 or variance == 0:
         return None
-    quantiles = float(stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER))
-    return max(2, math.ceil(variance * (quantiles / difference) ** 2))
+    quantiles = float(stats.norm.ppf(1 - LEVEL / count / 2) + stats.norm.ppf(POWER))
+    return max(fewest_repeats(count), math.ceil(variance * (quantiles / difference) ** 2))
 
 
 def _contrast(a: str, b: str, ours: Sequence[float], theirs: Sequence[float]) -> Contrast:

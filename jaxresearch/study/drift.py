@@ -1,4 +1,4 @@
-"""Drift: how evenly the machine ran. Equal programs should train equally fast; where they do not, say so."""
+"""Drift: how evenly the machine ran. Equal programs should train equally fast, on one machine; where not, say so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from jaxresearch.budget import Budget
-from jaxresearch.experiment import CompletedRun
+from jaxresearch.experiment import MACHINE, CompletedRun
 from jaxresearch.study.history import History
 
 TOLERANCE = 0.1
@@ -45,7 +45,20 @@ def drift(history: History) -> Drift | None:
 
 
 def drift_warning(history: History) -> str | None:
-    """One sentence when the machine was not steady, which matters most when the budget is time; else None."""
+    """What to say when the machine was another one at times, or not steady; else None."""
+    return "; ".join(text for text in (_unlike(history), _unsteady(history)) if text is not None) or None
+
+
+def _unlike(history: History) -> str | None:
+    """In what the machines of the search's runs differ, as after a move: not even equal programs score alike then."""
+    runs = [run for experiment in history.experiments for run in experiment.runs if isinstance(run, CompletedRun)]
+    found = {name: sorted({str(getattr(run, name)) for run in runs}) for name in MACHINE}
+    said = [f"{name} ({', '.join(values)})" for name, values in found.items() if len(values) > 1]
+    return f"runs differ in {' and '.join(said)}: pairs across that differ by more than their seed" if said else None
+
+
+def _unsteady(history: History) -> str | None:
+    """Matters most when the budget is time."""
     found = drift(history)
     if found is None or found.steady:
         return None

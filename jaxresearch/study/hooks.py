@@ -5,7 +5,8 @@ A message is one JSON object, POSTed to `hooks.url` and given to `hooks.command`
     {"study": folder, "event": "keep" | "stop" | "error" | "quarantine" | "incidents" | "test", "time": ISO 8601,
      "host", "strategy", "experiment": number or null, "val_bpb": of it (else of the incumbent), "gain": bits per byte
      below the incumbent of before, or null, "reason", "best": experiment, "best_val_bpb", "baseline_val_bpb",
-     "done": experiments with a verdict, "planned", "finished": the study is over, "events", "head": of the ledger}
+     "done": experiments with a verdict, "planned", "finished": the study is over, "incidents": as in `status --json`,
+     the last three, "events", "head": of the ledger}
 
 A thread of its own sends them in order, each attempt within `hooks.timeout_seconds`. What cannot be sent after three
 attempts is left out, counted and shown by `status`: nothing here fails or delays a study. `head` and `events` anchor the
@@ -38,6 +39,7 @@ from jaxresearch.experiment import Verdict
 from jaxresearch.llm import known_secrets, redact
 from jaxresearch.study.events import Decided, Event, Quarantined, Stopped
 from jaxresearch.study.history import History
+from jaxresearch.study.incidents import incidents_object
 from jaxresearch.study.ledger import StoredEvent
 from jaxresearch.text import one_line
 
@@ -172,6 +174,7 @@ def _facts(name: str, history: History, folder: Path) -> dict[str, Any]:
         "done": sum(entry.verdict is not None for entry in history.contenders),
         "planned": history.planned,
         "finished": False,
+        "incidents": incidents_object(history.incidents, last=3),
         "events": history.seq,
         "head": history.head,
     }

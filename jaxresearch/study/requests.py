@@ -31,7 +31,7 @@ def request_of(
     seed: int,
     *,
     identity: str | None = None,
-    reference: str | None = None,
+    reference: CompletedRun | None = None,
     split: RunSplit = "validation",
     keep_state: bool = False,
     search: bool = False,
@@ -48,7 +48,8 @@ def request_of(
         traced=trace.traced,
         seed=seed,
         budget=history.config.budget,
-        reference=reference,
+        reference=reference.identity if reference is not None else None,
+        reference_bpb=reference.val_bpb if reference is not None else None,
         wall_cap_seconds=wall_cap_seconds(history),
         trace_seconds=trace.trace_seconds,
         sandbox=trace.sandbox,
@@ -69,7 +70,7 @@ def search_request(history: History, entry: Entry, seed: int, *, keep_state: boo
     """
     runs = history.incumbent.experiment.runs if entry.number != 0 else ()
     scored = [run for run in runs if isinstance(run, CompletedRun)]
-    reference = next((run.identity for run in reversed(scored) if run.seed == seed), None)
+    reference = next((run for run in reversed(scored) if run.seed == seed), None)
     identity = search_identity(history, entry, seed)
     return request_of(history, entry, seed, identity=identity, reference=reference, keep_state=keep_state, search=True)
 

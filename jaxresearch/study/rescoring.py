@@ -27,7 +27,7 @@ async def rescore_study(study: Study, on_preparation: Callable[[str, float], Non
         raise JaxresearchError(
             "No final state is kept, so none can be scored again.", fix="Name an EXPERIMENT instead."
         )
-    corpus = prepare_corpus(config, on_preparation)
+    corpus = prepare_corpus(config, on_preparation, study.begun_with)
     settings = worker_settings(config, corpus, programs=layout.programs, runs=layout.runs)
     house = WorkerHouse(settings, require=config.sandbox.require)
     worker = await house.start(sealed=False)

@@ -53,7 +53,7 @@ async def sample_study(
     kept_state(study.layout.runs, experiments[number])
     run = experiments[number].checkpointed
     assert run is not None, "kept_state has refused"
-    corpus = prepare_corpus(config, on_preparation)
+    corpus = prepare_corpus(config, on_preparation, study.begun_with)
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     request = SampleRequest(
         identity=run.identity,

@@ -24,11 +24,14 @@ def gain_bpb(history: History) -> float | None:
 def corrected_gain_bpb(history: History) -> float | None:
     """That gain, each step on the way counted as it is after shrinkage by all effects of the study.
 
-    None where there is no gain, or the noise is unknown.
+    None where there is no gain, or the noise is unknown. Where no pair was replicated, as under `greedy`, differences
+    count as those of unpaired runs.
     """
     gain, pairs, seeds = gain_bpb(history), study_pair_noise(history), history.noise
-    if gain is None or pairs is None or seeds is None:
+    if gain is None or seeds is None:
         return None
+    unpaired = math.sqrt(2) * seeds.sd_bpb
+    paired = pairs.sd_bpb if pairs is not None else unpaired
     effects, errors = {}, []
     for entry in history.contenders:
         rival = _rival(history, entry)
@@ -36,7 +39,7 @@ def corrected_gain_bpb(history: History) -> float | None:
         if found is None:
             continue
         alike = rival is not None and kind_of(entry) == kind_of(rival)
-        deviation = pairs.sd_bpb if alike else max(pairs.sd_bpb, math.sqrt(2) * seeds.sd_bpb)  # as if unpaired
+        deviation = paired if alike else max(paired, unpaired)
         if deviation <= 0:
             return gain
         effects[entry.number] = found.mean_bpb

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -50,6 +51,8 @@ def create_study(
         from jaxresearch.execution.cluster.connection import check_ray_is_installed
 
         check_ray_is_installed()
+    if config.sandbox.require is not None:  # a study's own demand is never loosened: it could not be driven here
+        asyncio.run(choose_sandbox(config.sandbox.require))
     winner = None
     if start_from is not None:
         winner, config = winner_of(start_from, config)
@@ -114,10 +117,18 @@ async def drive(
 
 
 async def open_executor(
-    config: StudyConfig, on_preparation: OnPreparation, *, programs: Path, runs: Path
+    config: StudyConfig,
+    on_preparation: OnPreparation,
+    *,
+    programs: Path,
+    runs: Path,
+    begun_with: tuple[str, str] | None = None,
 ) -> tuple[Executor, Corpus]:
-    """An executor of runs as `config` says, here or on a cluster, and its corpus. The caller closes it."""
-    corpus = prepare_corpus(config, on_preparation)
+    """An executor of runs as `config` says, here or on a cluster, and its corpus. The caller closes it.
+
+    begun_with: of `prepare_corpus`.
+    """
+    corpus = prepare_corpus(config, on_preparation, begun_with)
     sandbox = await choose_sandbox(config.sandbox.require)
     if config.execution.executor == "ray":
         from jaxresearch.execution.cluster.executor import RayExecutor
@@ -191,7 +202,11 @@ async def _at_work(
     refuse_bytes(study.layout.folder, "STUDY")
     config = study.config.requiring(require_sandbox).reaching(ray_address)
     executor, corpus = await open_executor(
-        config, on_preparation, programs=study.layout.programs, runs=study.layout.runs
+        config,
+        on_preparation,
+        programs=study.layout.programs,
+        runs=study.layout.runs,
+        begun_with=study.begun_with,
     )
     stop = Stop(config.execution, on_stop)
     try:

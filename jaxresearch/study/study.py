@@ -144,6 +144,11 @@ class Study:
             )
         return self.workspace.candidate(self.history.entries[number].experiment.commit)
 
+    @property
+    def begun_with(self) -> tuple[str, str]:
+        """Fingerprints of the text and of the tokenizer; see `prepare_corpus`."""
+        return self.history.created.corpus, self.history.created.tokenizer
+
     def check_corpus(self, *, corpus: str, tokenizer: str) -> None:
         """Refuse another corpus or tokenizer than the study began with: scores could not be compared."""
         created = self.history.created
@@ -151,7 +156,7 @@ class Study:
             if now != then:
                 raise JaxresearchError(
                     f"The {what} has changed since the study began: {now[:19]} instead of {then[:19]}.",
-                    fix="Restore it, or start a new study.",
+                    fix="Restore it, or the prepared one in the cache, or start a new study.",
                 )
 
     def verify(self) -> int:

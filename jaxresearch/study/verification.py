@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from jaxresearch.budget import Budget
 from jaxresearch.data import Corpus, evaluation_rows, prepare_corpus
+from jaxresearch.data.npy import read_npy
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress
 from jaxresearch.execution.process import worker_environment
@@ -52,7 +51,7 @@ def verify_study(study: Study, on_preparation: Callable[[str, float], None]) -> 
     """Raises `JaxresearchError` that names the first thing that does not agree."""
     events = study.verify()
     config = study.config
-    corpus = prepare_corpus(config, on_preparation)
+    corpus = prepare_corpus(config, on_preparation, study.begun_with)
     study.check_corpus(corpus=corpus.fingerprint, tokenizer=corpus.tokenizer_fingerprint)
     runs = list(_scored_runs(study))
     programs = sorted({run.program for _, run in runs})
@@ -92,7 +91,7 @@ def _check_scores(study: Study, corpus: Corpus, runs: list[tuple[int, CompletedR
         where = f"experiment {number}, seed {run.seed}"
         path = study.layout.runs / run.identity / "nats.npy"
         try:
-            nats = np.load(path, allow_pickle=False)
+            nats = read_npy(path)
         except (OSError, ValueError) as error:
             raise JaxresearchError(f"{where}: its stored evaluation cannot be read: {error}.") from None
         found = bits_per_byte(nats, rows[..., 1:], corpus.byte_lengths) if nats.shape == rows[..., 1:].shape else None
@@ -120,7 +119,7 @@ async def verify_run(
     repeated = []
     for run in study.history.experiments[number].runs:
         if isinstance(run, CompletedRun):
-            again = await train_once(study.config, candidate, run.seed, on_preparation, on_progress)
+            again = await train_once(study.config, candidate, run.seed, on_preparation, on_progress, study.begun_with)
             repeated.append(_compare(number, run, again))
     return repeated
 

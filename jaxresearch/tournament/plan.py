@@ -36,6 +36,8 @@ def make_arms(config: TournamentConfig, installed: Collection[str]) -> tuple[lis
     A name that is given twice gets a number. Raises `ConfigurationError` for an unknown strategy, for no arm, and for
     options of neither an arm nor a strategy.
     """
+    if not config.tournament.arms:  # the controls alone are what a mistyped --tournament would begin
+        raise ConfigurationError("--strategy: a tournament needs arms.", fix="For example --strategy greedy.")
     arms: list[Arm] = []
     for text in config.tournament.arms:
         strategy, _, llm = text.partition(":")
@@ -57,8 +59,6 @@ def make_arms(config: TournamentConfig, installed: Collection[str]) -> tuple[lis
             raise ConfigurationError(
                 f"--arm: {twin} and {arm.name} would share the folder {arm.folder}.", fix="Leave one of them out."
             )
-    if not arms:
-        raise ConfigurationError("--strategy: a tournament needs arms.", fix="For example --strategy greedy.")
     for key in config.tournament.options:  # one file may serve several sets of arms
         if key not in installed and all(key != arm.name for arm in arms):
             raise ConfigurationError(
@@ -83,7 +83,6 @@ def study_config(config: TournamentConfig, arm: Arm, repeat: int, arms: int = 1)
     arms: how many take turns. Between two runs of one lie those of all, so that fewer of its own may.
     """
     study = config.study
-    bound = config.tournament.accelerator_seconds is not None or config.tournament.flops is not None
     own = dict(study.strategy.options) if study.strategy.name == arm.strategy else {}
     for key in (arm.strategy, arm.name):
         own |= config.tournament.options.get(key, {})
@@ -93,9 +92,7 @@ def study_config(config: TournamentConfig, arm: Arm, repeat: int, arms: int = 1)
         "seed": repeat_seed(config, repeat),
         "strategy": {"name": arm.strategy, **own},
         "llm": {**study.llm.model_dump(), "model": arm.llm},
-        "experiments": UNCAPPED_EXPERIMENTS
-        if bound and "experiments" not in config.model_fields_set
-        else study.experiments,
+        "experiments": study.experiments if config.is_capped else UNCAPPED_EXPERIMENTS,
     }
     return StudyConfig.model_validate({**study.model_dump(), **changes})
 

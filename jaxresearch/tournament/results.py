@@ -1,4 +1,7 @@
-"""Results: what a tournament came to, from the ledgers of its studies. Complete repeats count; the others are named."""
+"""Results: what a tournament came to, from the ledgers of its studies. Complete repeats count.
+
+A repeat in which an arm's final runs gave no score is left out whole, and the warning says so.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +68,10 @@ def results(tournament: Tournament) -> dict[str, Any]:
     """The object of `compare --json`; see CLI.md. Differences and changes are in bits per byte, below zero is better."""
     finished = _finished(tournament)
     every = range(tournament.config.tournament.repeats)
-    repeats = [repeat for repeat in every if all((arm.name, repeat) in finished for arm in tournament.arms)]
-    of = {arm.name: [finished[arm.name, repeat] for repeat in repeats] for arm in tournament.arms}
+    scored = {key: one for key, one in finished.items() if one is not None}
+    repeats = [repeat for repeat in every if all((arm.name, repeat) in scored for arm in tournament.arms)]
+    of = {arm.name: [scored[arm.name, repeat] for repeat in repeats] for arm in tournament.arms}
+    left_out = _left_out([key for key, one in finished.items() if one is None])
     names, control = [arm.name for arm in tournament.arms], control_of(tournament.arms)
     facts: dict[str, Any] = {
         "tournament": str(tournament.folder),
@@ -74,13 +79,13 @@ def results(tournament: Tournament) -> dict[str, Any]:
         "pairwise": [],
         "pairwise_test": [],
         "control": control,
-        "experiments_each": tournament.config.experiments,
+        "experiments_each": tournament.config.experiments if tournament.config.is_capped else None,
         "budget": budget_text(tournament.config),
         "run_budget": tournament.config.budget,
         "repeats": len(repeats),
         "planned_repeats": tournament.config.tournament.repeats,
-        "finished": len(repeats) == tournament.config.tournament.repeats,
-        "warning": None,
+        "finished": all((arm.name, repeat) in finished for arm in tournament.arms for repeat in every),
+        "warning": left_out,
         "conclusion": "No repeat is complete yet.",
     }
     if not repeats:
@@ -93,36 +98,42 @@ def results(tournament: Tournament) -> dict[str, Any]:
         "pairwise": [asdict(each) for each in found],
         "pairwise_test": [asdict(each) for each in contrasts(test, pairs)],
         "experiments_each": {name: [each.experiments for each in runs] for name, runs in of.items()},
-        "warning": warning(len(repeats), len(pairs)),
+        "warning": " ".join(filter(None, [left_out, warning(len(repeats), len(pairs))])) or None,
         "conclusion": sentence(found, val),
     }
 
 
 def arm_repeats(tournament: Tournament) -> list[ArmRepeat]:
     """All that are finished, for tables and plots."""
-    return list(_finished(tournament).values())
+    return [one for one in _finished(tournament).values() if one is not None]
 
 
-def _finished(tournament: Tournament) -> dict[tuple[str, int], ArmRepeat]:
-    found = {}
+def _left_out(unscored: list[tuple[str, int]]) -> str | None:
+    """Who is why which repeats do not count. It may favour that arm: it had no score to be measured by."""
+    if not unscored:
+        return None
+    said = "; ".join(f"repeat {repeat}, as {arm}'s final runs gave no score" for arm, repeat in unscored)
+    return f"Left out, which may favour who failed: {said}."
+
+
+def _finished(tournament: Tournament) -> dict[tuple[str, int], ArmRepeat | None]:
+    """By arm and repeat, what is done; None where no fresh seed gave a score of both baseline and incumbent."""
+    found: dict[tuple[str, int], ArmRepeat | None] = {}
     for repeat in range(tournament.config.tournament.repeats):
         for arm in tournament.arms:
             study = tournament.study(arm, repeat)
             if study is None:
                 continue
             try:
-                one = _arm_repeat(tournament, arm, repeat, study)
+                if is_confirmed(study.history):
+                    found[arm.name, repeat] = _arm_repeat(tournament, arm, repeat, study)
             finally:
                 study.close()
-            if one is not None:
-                found[arm.name, repeat] = one
     return found
 
 
 def _arm_repeat(tournament: Tournament, arm: Arm, repeat: int, study: Study) -> ArmRepeat | None:
     history = study.history
-    if not is_confirmed(history):
-        return None
     opening = history.openings[-1]
     runs = {
         (number, seed): run

@@ -68,7 +68,7 @@ class Tournament:
         elif folder.exists() and any(folder.iterdir()):
             raise JaxresearchError(f"{folder} is not empty.", fix="Choose another folder with --tournament.")
         else:
-            plan = {"config": config.model_dump(mode="json"), "arms": [asdict(arm) for arm in arms]}
+            plan = {"config": _settings(config), "arms": [asdict(arm) for arm in arms]}
             draft = folder / f".{PLAN_FILE}"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -201,6 +201,11 @@ class Tournament:
         for name, common in (("programs", self.programs), ("runs", self.runs)):
             _share(folder / name, common)
         return study
+
+
+def _settings(config: TournamentConfig) -> dict[str, Any]:
+    """All of them, but for a number of experiments that nobody gave: read again, it would be a cap."""
+    return config.model_dump(mode="json", exclude=None if config.is_capped else {"experiments"})
 
 
 def _differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:

@@ -16,6 +16,7 @@ from jax import stages
 from jaxresearch.budget import Budget
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import RunProgress
+from jaxresearch.program import stablehlo
 from jaxresearch.program.mesh import Placement, one_device
 from jaxresearch.program.program import LoadedProgram
 from jaxresearch.training.checkpoints import Checkpoints, TrainingState
@@ -99,7 +100,7 @@ def compile_program(program: LoadedProgram, placement: Placement | None = None) 
     for (_, batch, length), exported in zip(program.manifest.phases, program.steps, strict=True):
         tokens = jax.ShapeDtypeStruct((batch, length + 1), jnp.int32)
         step = jax.jit(
-            _step_function(exported, len(leaves)),
+            _step_function(*_by_microbatch(exported, len(leaves), placement, program.manifest.platform), len(leaves)),
             donate_argnums=0,
             in_shardings=(places, placement.rows(batch), copied, copied),
             out_shardings=(places, copied),
@@ -115,9 +116,31 @@ def compile_program(program: LoadedProgram, placement: Placement | None = None) 
     )
 
 
-def _step_function(exported: jax.export.Exported, count: int) -> Callable:
+def _by_microbatch(
+    exported: jax.export.Exported, index: int, placement: Placement, platform: str
+) -> tuple[jax.export.Exported, Callable[[jax.Array], jax.Array]]:
+    """A train step, and what makes its argument `index` of a batch of rows.
+
+    Over several devices a step that does microbatches one after the other gets each of them spread over all devices.
+    Left to itself XLA keeps rows where a whole batch has them: a microbatch then lies on a few devices, and all the
+    others repeat their work.
+    """
+    if placement.mesh.size > 1:
+        split = stablehlo.split_rows(stablehlo.parse(exported.mlir_module_serialized), index)
+        if split is not None:
+            module, shape = split
+            place = placement.microbatches(shape[1])
+            if not place.is_fully_replicated:
+                by_microbatch = stablehlo.to_exported(module, platform)
+                return by_microbatch, lambda rows: jax.lax.with_sharding_constraint(rows.reshape(shape), place)
+    return exported, lambda rows: rows
+
+
+def _step_function(
+    exported: jax.export.Exported, placed: Callable[[jax.Array], jax.Array], count: int
+) -> Callable[..., tuple[list[jax.Array], jax.Array]]:
     def step(leaves, tokens, progress, values):
-        results = exported.call(*leaves, tokens, progress, *values)
+        results = exported.call(*leaves, placed(tokens), progress, *values)
         return list(results[:count]), results[count]
 
     return step
@@ -173,7 +196,9 @@ def train(
     phase = 0
     sources = [batches(length) for _, _, length in manifest.phases]
     try:
-        if not meter.fits(tokens=_tokens(manifest.phases[0]), flops=manifest.step_flops[0]):
+        steps = zip(manifest.phases, manifest.step_flops, strict=True)
+        fits = [meter.fits(tokens=batch * length, flops=flops) for (_, batch, length), flops in steps]
+        if not fits[0]:  # all were asked: where a later phase cannot be counted, nothing is trained
             raise BudgetTooSmallError(f"one step alone exceeds the budget of {budget}")
     except BudgetTooSmallError as error:
         raise failed(str(error), 0) from None
@@ -227,11 +252,8 @@ def train(
             phase += 1
         _, batch, length = manifest.phases[phase]
         flops = manifest.step_flops[phase]
-        try:
-            if not meter.fits(tokens=batch * length, flops=flops):
-                break
-        except BudgetTooSmallError as error:
-            raise failed(str(error), meter.steps) from None
+        if not meter.fits(tokens=batch * length, flops=flops):
+            break
         progress = meter.progress
         if probing is not None and probing.due(progress):
             jax.block_until_ready(leaves)
@@ -283,11 +305,6 @@ def train(
     )
 
 
-def _tokens(phase: tuple[float, int, int]) -> int:
-    _, batch, length = phase
-    return batch * length
-
-
 def _window(meter: Meter, *, queued: int) -> int:
     """How many steps may be in flight. Under a budget in seconds long ones are waited for one by one, and the first is.
 
@@ -305,6 +322,7 @@ def _warm_up(compiled: CompiledProgram, values: list, seed: int, sources: Sequen
     ours = compiled.init(np.uint32(seed), values)
     other = list(compiled.init(np.uint32((seed + 1) % 2**32), values))
     differs = _differ(ours, other)
+    del ours  # no step's plan has room for a second state
     for step, source, (_, batch, _) in zip(compiled.steps, sources, compiled.program.manifest.phases, strict=True):
         other, _ = step(other, draw(compiled.placement, source, 0, batch)[0], np.float32(0.0), values)
     jax.block_until_ready(other)

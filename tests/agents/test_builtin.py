@@ -10,8 +10,10 @@ from collections import Counter
 import numpy as np
 import pytest
 from fake_study import SOURCE, FakeStudy, run
+from pydantic_ai.messages import ToolReturnPart
 
-from agents import choice
+from agents import builtin, choice
+from agents import digest as digest_module
 from agents.builtin import BuiltinModel
 from agents.digest import digest
 from agents.greedy import Greedy
@@ -292,3 +294,39 @@ def test_it_reads_a_study_of_five_hundred_experiments():
         study.add(Proposal(parent=0, hypothesis="x", config={"matrix_lr": 0.01 + number * 1e-5}, tag=f"t{number}"))
     (proposal,) = asyncio.run(Greedy(Greedy.Options()).propose(study.view(), 1))
     assert find_problem(proposal, study.view()) is None
+
+
+def _read_in_one_proposal(study: FakeStudy) -> int:
+    """Characters of the tools' answers."""
+    read = 0
+
+    class Reader(BuiltinModel):
+        async def request(self, messages, *rest):
+            nonlocal read
+            read = sum(len(str(part.content)) for part in messages[-1].parts if isinstance(part, ToolReturnPart))
+            return await super().request(messages, *rest)
+
+    study.model = Reader()
+    (proposal,) = asyncio.run(Greedy(Greedy.Options()).propose(study.view(), 1))
+    assert find_problem(proposal, study.view()) is None
+    return read
+
+
+def test_what_it_reads_of_a_study_does_not_grow():
+    study = FakeStudy(None, files={"models/gpt.py": SOURCE})
+    sizes = {}
+    for number in range(1, 901):
+        name, value = (("matrix_lr", 0.01 + number * 1e-5), ("warmdown", number * 1e-3))[number % 2]
+        study.add(Proposal(parent=0, hypothesis="x", config={name: value}, tag=f"{name}={value:.6g}"))
+        if number in (50, 199, 200, 900):
+            sizes[number] = _read_in_one_proposal(study)
+    assert sizes[50] < sizes[199]
+    assert sizes[900] < sizes[199] * 1.05
+
+
+def test_what_it_forgets_of_a_long_study_it_does_not_try_again(monkeypatch):
+    monkeypatch.setattr(builtin, "RELEVANT", 60)
+    monkeypatch.setattr(digest_module, "RELEVANT", 60)
+    study = play(120, surface=bowl)
+    assert len({(each.parent, str(each.config), each.edits) for each in proposals(study)}) == 120
+    assert study.score(study.incumbent) < 1.5 + 0.1 * (study.score(0) - 1.5)

@@ -92,7 +92,7 @@ def test_a_good_reply_is_a_proposal_and_is_recorded(session):
     assert call.seconds > 0
     sent = json.loads(asked.provider.requests[0])
     assert {tool["function"]["name"] for tool in sent["tools"]} == {
-        "read_source", "list_hyperparameters", "history", "show_experiment", "notebook",
+        "read_source", "list_hyperparameters", "history", "relevant_history", "show_experiment", "notebook",
         "propose_config", "propose_code", "propose_both",
     }  # fmt: skip
 
@@ -326,7 +326,7 @@ def test_a_name_that_cannot_be_used_says_what_to_do(name, says, monkeypatch):
     ],
 )
 def test_a_missing_extra_is_named(name, extra, monkeypatch):
-    def missing(_: str):
+    def missing(*_: object):
         raise ImportError("no package")
 
     monkeypatch.setattr("pydantic_ai.models.infer_model", missing)

@@ -11,7 +11,7 @@ from fake_study import SOURCE, FakeStudy
 from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import FunctionModel
 
-from agents.digest import digest
+from agents.digest import digest, relevant_rows
 from agents.researcher import ask, prompt_version
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.proposal import Edit, Proposal
@@ -191,6 +191,26 @@ def test_the_tools_read_and_never_break_the_run():
     assert (row["tag"], row["verdict"], row["edits"], row["effect"]) == ("gelu", "discard", "models/gpt.py x1", 0.0)
     assert "+    return gelu(x)" in answers["show"][1]
     assert answers["none"][0] == "retried"
+
+
+def test_of_a_long_history_it_reads_what_bears_on_its_proposal():
+    study = FakeStudy(None, surface=lambda config, files: 1.5 - 0.01 * config["depth"])
+    for depth in (3, 4):  # 1 and 2: a line of two that were kept
+        study.add(Proposal(parent=study.incumbent, hypothesis="deeper", config={"depth": depth}, tag="deeper"))
+    study.add(Proposal(parent=2, hypothesis="gelu", edits=(Edit(**GOOD_EDIT),), tag="gelu"))
+    for number in range(4, 800):
+        rates = {"matrix_lr": 0.01 + number * 1e-5, "warmdown": number * 1e-3}
+        values = rates if number >= 12 else {"batch": number}
+        study.add(Proposal(parent=2, hypothesis="x", config=values, tag=f"t{number}"))
+    header, *rows = relevant_rows(study.view(), parent=2).splitlines()
+    assert header == "200 experiments of 800 that bear on a change of experiment 2"
+    numbers = [json.loads(row)["number"] for row in rows]
+    assert numbers == sorted(set(numbers))
+    assert numbers[:4] == [0, 1, 2, 3], "the line, what was kept, and the one idea for the source"
+    assert numbers[4:10] == list(range(6, 12)), "six of a kind"
+    assert numbers[10:] == list(range(610, 800)), "and the newest"
+    header, *rows = relevant_rows(study.view(), parent=0).splitlines()
+    assert len(rows) == 200
 
 
 def test_the_prompt_does_not_grow_with_the_study():

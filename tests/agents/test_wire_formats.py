@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import math
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from wire_formats import INPUT_TOKENS, OUTPUT_TOKENS, WIRE_FORMATS, WireFormat
 from agents.researcher import ask
 from jaxresearch.llm import Backoff, FatalLLMError, LLMCall, ReplayModel, laboratory_model, resolve_model
 from jaxresearch.llm_budget import worst_case
+from jaxresearch.llm_http import LONGEST_BODY_BYTES
 from jaxresearch.strategy import ProposalError
 
 KEY = "sk-secret-0123456789abcdef"
@@ -271,6 +275,30 @@ def test_an_unusable_reply_costs_one_proposal(session, kind):
     replayed = FakeStudy(ReplayModel(asked.calls))
     with pytest.raises(ProposalError):
         asyncio.run(ask(replayed.view(), 0))
+
+
+def bomb(status: int) -> Reply:
+    """Two gigabytes of zeros, in two megabytes of gzip."""
+    packer = zlib.compressobj(wbits=31)
+    first, again = (packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return Reply(status, first + 2**11 * again, {"Content-Encoding": "gzip"})
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_small_body_that_unpacks_to_gigabytes_is_not_read(session, status):
+    asked = session(bomb(status), timeout_seconds=60)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ProposalError, match=f"more than {LONGEST_BODY_BYTES} bytes"):
+        asked.propose()
+    grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kb < 500_000
+    assert (asked.failures, asked.waits, len(asked.provider.requests)) == (["proposal"], [], 1)
+    assert asked.calls[0].possible_tokens > 1000  # it may have been billed, and nobody knows for what
+
+
+def test_a_packed_reply_is_read_also_in_another_event_loop(session):
+    packed = session(lambda wire: Reply(200, gzip.compress(good(wire).body), {"Content-Encoding": "gzip"}))
+    assert [packed.propose().config, packed.propose().config] == [{"depth": 3}] * 2
 
 
 @pytest.mark.parametrize("kind", FATAL)

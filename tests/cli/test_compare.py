@@ -67,3 +67,16 @@ def test_settings_that_cannot_be_compared_are_usage_errors(command: Callable[...
     both = command("compare", "--config", config_file, "--strategy", "greedy", "--flops", 1, "--accelerator-seconds", 1)
     assert both.status == 2
     assert "one budget binds" in both.stderr
+
+
+def test_a_budget_that_is_given_stands_in_for_that_of_the_default_file(command: Callable[..., Result]):
+    for option in ("--accelerator-seconds", "--flops"):
+        one = command("compare", "--strategy", "greedy", "--no-controls", option, 60)
+        assert "one arm has nothing to be compared with" in one.stderr, "not: one budget binds"
+
+
+def test_a_folder_without_a_tournament_begins_none(command: Callable[..., Result], tmp_path: Path):
+    mistyped = command("compare", "--tournament", tmp_path / "mine")
+    assert (mistyped.status, len(mistyped.stderr.strip().splitlines())) == (1, 1)
+    assert "mine holds no tournament" in mistyped.stderr
+    assert not (tmp_path / "mine").exists()

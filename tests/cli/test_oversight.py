@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import Result
 
@@ -65,6 +68,17 @@ def test_without_a_terminal_it_refuses_before_anything_is_made(
     assert "oversight.approve (--approve)" in result.stderr
     assert "this is no terminal" in result.stderr
     assert not (tmp_path / "study").exists()
+
+
+def test_a_sandbox_that_is_required_and_not_there_refuses_before_anything_is_made(
+    command: Callable[..., Result], config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    study = tmp_path / "study"
+    result = command("run", "--config", config_file, "--require-sandbox", "bubblewrap", "--study", study)
+    assert result.status == 1
+    assert "sandbox.require: bubblewrap is required" in result.stderr
+    assert not study.exists()
 
 
 def test_pause_and_stop_need_a_running_study(command: Callable[..., Result], tmp_path: Path):

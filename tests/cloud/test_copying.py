@@ -55,6 +55,20 @@ def test_what_the_study_removed_is_removed_and_what_is_there_is_not_copied_again
     assert not list(bucket.rglob(".draft-*"))
 
 
+def test_a_run_that_was_done_again_is_copied_again(tmp_path: Path):
+    Bench(tmp_path / "study", config(1)).create().close()
+    path = tmp_path / "study/runs/abc/nats.npy"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"first")
+    save(tmp_path / "study", tmp_path / "bucket")
+    fetch(tmp_path / "bucket", tmp_path / "elsewhere")  # the machine was taken away before the ledger had that run
+    again = tmp_path / "elsewhere/runs/abc/nats.npy"
+    count = save(tmp_path / "elsewhere", tmp_path / "bucket")
+    again.write_bytes(b"other")
+    assert save(tmp_path / "elsewhere", tmp_path / "bucket") == count + 1
+    assert (tmp_path / "bucket/runs/abc/nats.npy").read_bytes() == b"other"
+
+
 def test_what_cannot_be_copied_is_refused_in_one_line(tmp_path: Path):
     with pytest.raises(JaxresearchError, match="holds no study"):
         save(tmp_path, tmp_path / "bucket")

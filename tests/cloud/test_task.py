@@ -93,6 +93,40 @@ def test_the_task_is_yaml_whose_scripts_are_shell(task: Task):
     assert ("/bucket" in facts.get("file_mounts", {})) == (task.bucket is not None)
 
 
+TOOL = """#!/bin/bash
+case "$(basename "$0") $*" in
+  nvidia-smi*driver_version*) echo "$DRIVER";;
+  nvidia-smi*compute_cap*) echo "$CAPABILITY";;
+  *" -m venv "*) mkdir -p "$3/bin"; for name in pip python; do cp "$0" "$3/bin/$name"; done;;
+  python*" -c "*) echo 0.11.2;;
+  pip*) echo "$*" >> "$HOME/log";;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("driver", "capability", "extra"),
+    [
+        ("580.65.06", "9.0", "cuda13"),
+        ("580.65.06", "12.0", "cuda13"),
+        ("580.65.06", "7.5", "cuda13"),
+        ("580.65.06", "7.0", "cuda12"),
+        ("570.86.15", "9.0", "cuda12"),
+    ],
+)
+def test_the_build_of_jax_is_one_for_this_driver_and_this_gpu(tmp_path: Path, driver: str, capability: str, extra: str):
+    for name in ("sudo", "nvidia-smi", "python3.12"):
+        (tmp_path / name).write_text(TOOL)
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    environment |= {"DRIVER": driver, "CAPABILITY": capability}
+    script = yaml.safe_load(render(CASES[0]))["setup"]
+    subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True)
+    first, second = (tmp_path / "log").read_text().splitlines()
+    assert first == "install -q --require-hashes -r requirements.lock"
+    assert second == f"install -q jax[{extra}]==0.11.2 .[hub,anthropic,openai,google]"
+
+
 FAKE = """#!/bin/bash
 echo "$JAXRESEARCH_PROCESS_ID/$JAXRESEARCH_PROCESSES@$JAXRESEARCH_COORDINATOR $*" >> "$LOG"
 case "$1" in

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxresearch.data import Corpus, dataset, evaluation_rows, open_sealed_test, unigram_bpb
+from jaxresearch.data.cache import file_sha256
 from jaxresearch.data.dataset import _packed_rows
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 
@@ -101,6 +102,44 @@ def test_verify_notices_changed_rows(own):
     path.write_bytes(b"nothing")
     with pytest.raises(JaxresearchError, match=r"validation-32\.npy"):
         own.rows("validation", CONTEXT)
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("hash_is_known", [True, False])
+def test_rows_that_are_not_what_was_written_are_packed_anew(own, hash_is_known):
+    own.pack(CONTEXT)
+    expected = {split: np.array(own.rows(split, CONTEXT)) for split in ("train", "validation")}
+    for split, kept in expected.items():
+        path = own.folder / "rows" / f"{split}-{CONTEXT}.npy"
+        for at in (-2, 9):  # in a row, and in the head, which says what the file holds
+            flip(path, at)
+            if not hash_is_known:
+                path.with_suffix(".sha256").unlink()
+            own.provide_rows([CONTEXT])
+            own.provide_evaluation(CONTEXT)
+            assert (own.rows(split, CONTEXT) == kept).all()
+            assert path.with_suffix(".sha256").read_text() == file_sha256(path)
+
+
+def test_sound_rows_are_left_as_they_are(own):
+    own.pack(CONTEXT)
+    path = own.folder / "rows" / f"validation-{CONTEXT}.npy"
+    path.with_suffix(".sha256").unlink()  # a cache from before hashes were kept
+    os.utime(path, (1, 1))
+    own.provide_evaluation(CONTEXT)
+    assert path.stat().st_mtime == 1
+    assert path.with_suffix(".sha256").exists()
+
+
+def test_rows_of_the_sealed_test_that_were_changed_are_packed_anew(own):
+    expected = np.array(open_sealed_test(own, CONTEXT))
+    flip(own.folder / "sealed/rows" / f"test-{CONTEXT}.npy", -2)
+    assert (open_sealed_test(own, CONTEXT) == expected).all()
 
 
 def test_a_folder_that_is_no_corpus_or_of_another_version_says_so(own, tmp_path):

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxresearch.data import Corpus, default_cache_root, open_sealed_test, prepare, unigram_bpb
+from jaxresearch.config import validate_config
+from jaxresearch.data import Corpus, default_cache_root, open_sealed_test, prepare, prepare_corpus, unigram_bpb
 from jaxresearch.data.shards import ShardWriter, read_documents
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 
@@ -233,3 +235,31 @@ def test_the_python_standard_library(tmp_path):
     assert min(len(corpus.rows("validation", 256)), len(open_sealed_test(corpus, 256))) > 100
     assert 2.5 < unigram_bpb(corpus, 256) < 4
     assert os.listdir(corpus.folder / "sealed")
+
+
+def test_a_study_finds_its_text_in_the_cache_when_the_source_is_gone_or_another(texts_file, tmp_path, monkeypatch):
+    root, text = tmp_path / "cache", tmp_path / "texts.jsonl"
+    monkeypatch.setenv("JAXRESEARCH_CACHE", str(root))
+    shutil.copy(texts_file, text)
+    settings = {"context": 16, "corpus": {"source": str(text), "vocab_size": VOCAB_SIZE}}
+    config = validate_config(settings)
+    first = prepare_corpus(config)
+    wanted = (first.fingerprint, first.tokenizer_fingerprint)
+    write_jsonl(text, make_texts(500))
+    assert prepare_corpus(config).fingerprint != first.fingerprint
+    assert prepare_corpus(config, begun_with=wanted).folder == first.folder
+    first.folder.rename(root / "brought-from-elsewhere")
+    text.unlink()
+    assert prepare_corpus(config, begun_with=wanted).folder == root / "brought-from-elsewhere"
+    (root / "brought-from-elsewhere" / "byte_lengths.npy").unlink()
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        prepare_corpus(config, begun_with=wanted)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "train/tokens-00000.npy", "byte_lengths.npy"])
+def test_a_corpus_with_a_bit_that_was_flipped_is_made_again(texts_file, tmp_path, name):
+    path = prepare(texts_file, VOCAB_SIZE, tmp_path).folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    prepare(texts_file, VOCAB_SIZE, tmp_path)
+    assert path.read_bytes() == content

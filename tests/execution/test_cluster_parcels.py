@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 
 import pytest
@@ -63,6 +64,13 @@ def test_a_corpus_is_asked_for_without_its_sealed_test_and_its_manifest_last(tin
         parcels.accept_file(tmp_path, name, manifest)
     assert parcels.missing_files(tmp_path, manifest, sealed=False) == []
     assert Corpus.open(tmp_path).fingerprint == tiny_corpus.fingerprint
+
+
+def test_a_file_of_a_corpus_that_was_changed_is_asked_for_again(tiny_corpus: Corpus, tmp_path):
+    shutil.copytree(tiny_corpus.folder, tmp_path / "corpus")
+    path = tmp_path / "corpus" / "byte_lengths.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert parcels.missing_files(tmp_path / "corpus", tiny_corpus.manifest, sealed=False) == ["byte_lengths.npy"]
 
 
 def test_a_file_that_arrived_otherwise_is_refused(tiny_corpus: Corpus, tmp_path):

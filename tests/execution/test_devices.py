@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import CompletedRun
 from tests.laboratory import BASELINE, Laboratory
 
@@ -36,6 +38,16 @@ def monkeypatch_module():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_PLATFORMS", "cpu")
         yield patch
+
+
+def test_more_devices_than_there_are_is_one_line(make_laboratory: Callable[..., Laboratory], monkeypatch):
+    """Fake ones are made only where jax is told to use the CPU."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    laboratory = make_laboratory(execution={"devices": 99})
+    with pytest.raises(JaxresearchError) as caught:
+        laboratory.traced(BASELINE)
+    line = r"the worker did not start: execution\.devices: 99 were asked for and jax sees \d+ of platform \w+\."
+    assert re.fullmatch(line, caught.value.message)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -14,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution import local
 from jaxresearch.execution.base import RunProgress
-from jaxresearch.execution.process import worker_environment
+from jaxresearch.execution.process import WorkerProcess, worker_environment
 from jaxresearch.execution.running import _batches
+from jaxresearch.execution.worker import Leaks
 from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
+from jaxresearch.machine import held_bytes
 from jaxresearch.proposal import Candidate
 from jaxresearch.study.costs import accelerator_seconds
 from jaxresearch.training.trainer import TrainingFailedError
@@ -64,6 +68,23 @@ def test_the_same_request_in_two_workers_gives_the_same_bits(laboratory, baselin
     other.close()
 
 
+@pytest.mark.parametrize("at", [9, -1, None], ids=["head", "a value", "empty"])
+def test_a_stored_evaluation_that_was_changed_audits_nothing(laboratory, baseline, at):
+    first = laboratory.run(baseline, seed=5)
+    pair = {"reference": first.identity, "reference_bpb": first.val_bpb, "budget": "12steps"}
+    path = laboratory.root / "runs" / first.identity / "nats.npy"
+    content = path.read_bytes()
+    assert isinstance(laboratory.run(baseline, seed=5, **pair), CompletedRun)
+    harmed = bytearray(content) if at is not None else bytearray()
+    if at is not None:
+        harmed[at] ^= 64
+    path.write_bytes(harmed)
+    with pytest.raises(JaxresearchError, match=r"stored evaluation of run .* (was changed|cannot be read)"):
+        laboratory.run(baseline, seed=5, **pair)
+    path.write_bytes(content)
+    assert isinstance(laboratory.run(baseline, seed=5, **pair), CompletedRun)
+
+
 def test_a_change_of_a_runtime_input_needs_no_trace_and_scores_as_if_it_had_one(laboratory, baseline, make_laboratory):
     changed = Candidate(files=BASELINE.files, config={**TINY, "matrix_lr": 0.013})
     quick = laboratory.traced(changed)
@@ -73,7 +94,10 @@ def test_a_change_of_a_runtime_input_needs_no_trace_and_scores_as_if_it_had_one(
     traced = fresh.traced(changed)
     assert traced.trace_seconds > 0
     assert traced.model_copy(update={"trace_seconds": 0.0}) == quick
-    scores = laboratory.run(quick).val_bpb, fresh.run(traced).val_bpb
+    laboratory.run(baseline)
+    changed_run = laboratory.run(quick)
+    assert changed_run.compile_seconds == 0.0
+    scores = changed_run.val_bpb, fresh.run(traced).val_bpb
     assert scores[0] == scores[1] != laboratory.run(baseline).val_bpb
     fresh.close()
 
@@ -234,6 +258,35 @@ def test_a_worker_that_died_idle_is_no_fault_of_the_next_program(laboratory, bas
     worker = laboratory.runner.run(laboratory.executor._ready_worker())
     os.kill(worker._process.pid, signal.SIGKILL)  # the driver has not noticed yet
     assert isinstance(laboratory.run(baseline, seed=41), CompletedRun)
+
+
+def test_a_worker_is_replaced_after_many_programs_or_a_leak(laboratory, baseline, monkeypatch):
+    first, score = worker_pid(laboratory), laboratory.run(baseline, seed=42).val_bpb
+    assert worker_pid(laboratory) == first
+    monkeypatch.setattr(laboratory.executor, "_keep_awake", len(laboratory.executor._worker.programs))
+    assert (second := worker_pid(laboratory)) != first
+    assert not alive(first)
+    monkeypatch.setattr(laboratory.executor, "_keep_awake", 32)
+    assert worker_pid(laboratory) == second
+    laboratory.runner.run(_told(laboratory.executor._worker, {"result": {}, "leaks": True}))
+    assert worker_pid(laboratory) != second
+    assert laboratory.run(baseline, seed=42).val_bpb == score
+
+
+async def _told(worker: WorkerProcess, message: dict) -> None:
+    """The worker says this."""
+    worker._process.stdout.feed_data(json.dumps(message).encode() + b"\n")
+    await worker._answer({"run": 5.0}, "run", lambda _: None)
+
+
+def test_what_stays_after_a_run_is_a_leak_when_it_grows():
+    small, large = Leaks(4 * 10**9), Leaks(64 * 10**9)
+    assert [small.grew(gigabytes * 10**9) for gigabytes in (3, 1, 5, 6, 3)] == [False, False, False, True, False]
+    assert [large.grew(gigabytes * 10**9) for gigabytes in (1, 16, 17, 18)] == [False, False, False, True]
+    before, block = held_bytes(), bytearray(os.urandom(50_000_000))
+    if sys.platform == "linux":
+        assert held_bytes() - before > 40_000_000
+    del block
 
 
 def test_a_program_larger_than_the_memory_is_a_crash_with_sizes(laboratory):

@@ -1,4 +1,4 @@
-"""What a run does about checkpoints before it begins."""
+"""What a run does about checkpoints before it begins, and what it says of errors."""
 
 from __future__ import annotations
 
@@ -33,3 +33,19 @@ def test_without_a_common_folder_a_run_is_done_without_checkpoints_and_its_recor
     assert given == [None]
     assert bool(asked) == noted
     assert outcome.checkpoint_note.startswith("no checkpoints: not all hosts see the study's folder") == noted
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.",
+        "INTERNAL: CUDA error: out of memory (4.2 GiB)\n at line 3",
+    ],
+)
+def test_memory_that_runs_out_is_a_crash_that_says_so_with_sizes(said):
+    verdict, reason = running._judge_runtime_error(RuntimeError(said), "training")
+    assert verdict is Verdict.CRASH
+    assert reason.startswith("out of memory while training: ")
+    assert "17179869184 bytes" in reason or "4.2 GiB" in reason
+    other = running._judge_runtime_error(RuntimeError("INTERNAL: no"), "scoring")
+    assert other == (Verdict.CRASH, "RuntimeError while scoring: INTERNAL: no")

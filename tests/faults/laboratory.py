@@ -67,14 +67,13 @@ class MortalExecutor(LocalExecutor):
 
 
 class RealArena:
-    """One corpus, one sandbox, and the study that nobody disturbed."""
+    """One text, one sandbox, and the study that nobody disturbed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         os.environ["JAXRESEARCH_CACHE"] = str(root / "cache")
         (root / "cache").mkdir()
-        source = write_jsonl(root / "tiny.jsonl", make_texts(400))
-        self.corpus: Corpus = prepare(source, VOCAB_SIZE, root / "cache")
+        self._text = write_jsonl(root / "tiny.jsonl", make_texts(400))
         self.config = tiny_config(experiments=_EXPERIMENTS, budget="40steps", strategy={"name": "greedy"})
         self.sandbox: Sandbox = asyncio.run(choose_sandbox())
         self.whole, killer = self.study("whole", Killer())
@@ -89,13 +88,16 @@ class RealArena:
         until: stop after so many experiments.
         """
         folder = self.root / name
+        corpus: Corpus = prepare(self._text, VOCAB_SIZE, self.root / "cache")
+        corpus.pack(self.config.context)
+        facts = {"corpus": corpus.fingerprint, "tokenizer": corpus.tokenizer_fingerprint}
         if not folder.exists():
-            facts = {"corpus": self.corpus.fingerprint, "tokenizer": self.corpus.tokenizer_fingerprint}
             Study.create(folder, self.config, BASELINE, **facts).close()
         study = Study.open(folder)
+        study.check_corpus(**facts)
         layout = study.layout
         executor = MortalExecutor.create(
-            self.config, self.corpus, self.sandbox, programs=layout.programs, runs=layout.runs, checkpoint_seconds=60.0
+            self.config, corpus, self.sandbox, programs=layout.programs, runs=layout.runs, checkpoint_seconds=60.0
         )
         executor.killer = killer
 
@@ -129,7 +131,10 @@ class RealArena:
         folder, backup = self.root / name, self.root / f"{name}-backup"
         self.study(name, Killer(), until=1)
         shutil.copytree(folder, backup)
-        for path in folder.glob(pattern):
+        harmed = [*folder.glob(pattern), *self.root.glob(pattern)]
+        if not harmed:
+            raise FaultError(f"{name}: there is no {pattern}")
+        for path in harmed:
             path.chmod(0o644)
             harm(path)
         try:
@@ -151,18 +156,27 @@ class RealArena:
 
 
 def spoil(path: Path) -> None:
-    """The last byte becomes another."""
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    """A bit of the last byte, and one in the middle, become another."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 HARM = {
     "a program is damaged": ("programs/*/train_step_0.mlirbc", spoil),
     "programs are lost": ("programs/*/manifest.json", Path.unlink),
-    "an evaluation is damaged": ("runs/*/nats.npy", lambda path: path.write_bytes(path.read_bytes()[:-4])),
+    "an evaluation is cut": ("runs/*/nats.npy", lambda path: path.write_bytes(path.read_bytes()[:-4])),
+    "an evaluation is damaged": ("runs/*/nats.npy", spoil),
     "a checkpoint is damaged": ("runs/*/checkpoints/*/manifest.ocdbt", spoil),
+    "a corpus is damaged": ("cache/tiny-*/train/tokens-*.npy", spoil),
+    "its validation text is cut": ("cache/tiny-*/validation/tokens-*.npy", lambda path: os.truncate(path, 99)),
+    "its tokenizer is damaged": ("cache/tiny-*/tokenizer.json", spoil),
+    "its lengths are damaged": ("cache/tiny-*/byte_lengths.npy", spoil),
+    "its rows are damaged": ("cache/tiny-*/rows/[tv]*.npy", spoil),
+    "its rows are cut": ("cache/tiny-*/rows/[tv]*.npy", lambda path: os.truncate(path, 300)),
 }
-"""What is done to a study between two sessions: to which files, and what."""
+"""What is done between two sessions: to which files, of the study or of the cache, and what."""
 
 
 def _essence(study: Study) -> list[Any]:

@@ -5,6 +5,9 @@ import pytest
 
 from jaxresearch.program import stablehlo
 from jaxresearch.program.flops import count_flops
+from jaxresearch.program.marks import take_out_marks
+from models import recipe
+from tests.laboratory import TINY
 from tests.program.modules import module, written
 
 A = jax.ShapeDtypeStruct((4, 8), jnp.float32)
@@ -15,6 +18,12 @@ MATMUL = 2 * 4 * 8 * 8
 
 def flops(function, *arguments):
     return count_flops(module(function, *arguments))
+
+
+def xlas(function, *arguments):
+    """XLA's own count, before it optimises. Loops count once there."""
+    cost = jax.jit(function).lower(*arguments).cost_analysis()
+    return cost["flops"] + cost.get("transcendentals", 0.0)
 
 
 def test_a_matrix_product_is_two_for_each_multiply_and_add():
@@ -151,3 +160,56 @@ def test_a_bound_that_changes_when_it_is_converted_makes_the_count_unknown():
     assert loop(start, bound, 1, kind="i8") is None
     start, bound = (convert.format(*pair) for pair in (("start", 3), ("bound", 100)))
     assert loop(start, bound, 1, kind="i8") == 97
+
+
+# XLA's own count
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, w, s: a @ w,
+        lambda a, w, s: jnp.einsum("ij,kj->ki", a, s),
+        lambda a, w, s: jnp.tanh(a) * a + jnp.exp(a) / 3 - jnp.maximum(a, 0),
+        lambda a, w, s: jax.nn.softmax(a @ s) @ w,
+        lambda a, w, s: jax.grad(lambda s: jnp.sum(jax.nn.relu(a @ s) @ w))(s),
+        lambda a, w, s: jax.lax.conv(a[None], w.reshape(4, 4, 8), (1,), "VALID"),
+        lambda a, w, s: w[jnp.argmax(a, axis=1)].T,
+    ],
+)
+def test_what_counts_is_what_xla_counts(function):
+    assert flops(function, A, W, S) == pytest.approx(xlas(function, A, W, S), rel=0.02, abs=40)
+
+
+def test_a_loop_counts_as_xla_counts_its_steps_written_out():
+    def looped(a, s):
+        return jax.lax.fori_loop(0, 7, lambda _, c: jnp.tanh(c @ s), a)
+
+    def unrolled(a, s):
+        for _ in range(7):
+            a = jnp.tanh(a @ s)
+        return a
+
+    assert flops(looped, A, S) == pytest.approx(xlas(unrolled, A, S), rel=0.02)
+    assert xlas(looped, A, S) < xlas(unrolled, A, S) / 6, "XLA counts loops now, so the test can be simpler"
+
+
+def test_the_default_subject_counts_as_xla_counts_it():
+    h = recipe.hyperparameters({**TINY, "vocab_size": 320, "context": 32, "depth": 2})
+    subject = recipe.build(h)
+    traced = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in recipe._traced_defaults(h)}
+    state = jax.eval_shape(subject.init, jax.ShapeDtypeStruct((), jnp.uint32), traced)
+    leaves, tree = jax.tree.flatten(state)
+    tokens = jax.ShapeDtypeStruct((h.batch, h.context + 1), jnp.int32)
+
+    def step(*flat):
+        state = jax.tree.unflatten(tree, flat[:-1])
+        return subject.train_step(state, flat[-1], jnp.float32(0.5), state["traced"])
+
+    def logits(*flat):
+        return subject.logits(jax.tree.unflatten(tree, flat[:-1]), flat[-1])
+
+    for function in (step, logits):
+        counted = take_out_marks(module(function, *leaves, tokens))
+        xla = xlas(stablehlo.to_exported(counted, "cpu").call, *leaves, tokens)
+        assert count_flops(counted) == pytest.approx(xla, rel=0.01), function.__name__

@@ -10,18 +10,18 @@ import pytest
 from jaxresearch.config import LimitsConfig
 from jaxresearch.program.tracers import Tracers
 from jaxresearch.program.tracing import TracedModules, trace
-from jaxresearch.program.verifier import ProgramLimits, Signature, verify
+from jaxresearch.program.verifier import ProgramLimits, Signature, VerifiedModules, verify
 from jaxresearch.sandbox import Sandbox
 from tests.laboratory import BASELINE, CONTEXT, EVALUATION_BATCH, VOCAB_SIZE
 from tests.sandbox.test_tiers import skip_without
 
 
-async def traced(tracers: Tracers) -> TracedModules:
+async def traced(tracers: Tracers, platform: str = "cpu") -> TracedModules:
     found = await trace(
         BASELINE,
         laboratory={"vocab_size": VOCAB_SIZE, "context": CONTEXT},
         evaluation_batch=EVALUATION_BATCH,
-        platform="cpu",
+        platform=platform,
         tracers=tracers,
         limits=LimitsConfig(),
     )
@@ -29,10 +29,10 @@ async def traced(tracers: Tracers) -> TracedModules:
     return found
 
 
-def program(found: TracedModules) -> list[str]:
-    """Its modules' text. The modules themselves name the folder of their sources."""
+def judged(found: TracedModules) -> VerifiedModules:
+    """As the laboratory would, with its own limits."""
     limits = LimitsConfig()
-    verified = verify(
+    return verify(
         found.blobs,
         traced=tuple(sorted(found.values)),
         phases=found.phases,
@@ -40,7 +40,11 @@ def program(found: TracedModules) -> list[str]:
         wanted=Signature(EVALUATION_BATCH, CONTEXT, VOCAB_SIZE),
         limits=ProgramLimits(limits.program_bytes, limits.constant_bytes, limits.parameters),
     )
-    return [module.text for module in verified.modules]
+
+
+def program(found: TracedModules) -> list[str]:
+    """Its modules' text. The modules themselves name the folder of their sources."""
+    return [module.text for module in judged(found).modules]
 
 
 async def taken(tracers: Tracers) -> int:
@@ -65,6 +69,19 @@ def test_one_that_has_waited_traces_what_a_fresh_one_does(tmp_path: Path, tier, 
         assert list(tmp_path.iterdir()) == []
 
     runner.run(both())
+
+
+def test_the_default_subject_is_traced_and_passes_for_every_platform_and_counts_the_same(
+    tmp_path: Path, sandbox, runner
+):
+    """init, train step and logits, without such devices."""
+    tracers = Tracers(sandbox, tmp_path)
+    cpu, cuda, tpu = (judged(runner.run(traced(tracers, platform))) for platform in ("cpu", "cuda", "tpu"))
+    assert len(cpu.modules) == 3
+    assert cpu.state == cuda.state == tpu.state
+    assert cpu.step_flops == cuda.step_flops == tpu.step_flops > (1e6,)
+    assert cpu.logits_flops == cuda.logits_flops == tpu.logits_flops > 1e6
+    assert cpu.parameters == cuda.parameters == tpu.parameters
 
 
 def test_the_next_one_waits_from_the_second_on_and_no_two_candidates_share_it(tmp_path: Path, runner):

@@ -2,6 +2,8 @@
 """Goes into a candidate, above its recipe: tries to leave the box, and raises what it found as its error's text."""
 
 import ctypes
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -96,6 +98,37 @@ def touch_host():
     for index, change in enumerate(changes):
         if not isinstance(attempt(change), str):
             found.append(index)
+    return found
+
+
+def attributes_of_host():
+    """Flags and attributes of files, which an owner may change with no right to write, by old calls and new ones."""
+    libc, found = ctypes.CDLL(None, use_errno=True), []
+    for path in (HOME_SECRET, os.__file__):
+        name, known = path.encode(), ctypes.create_string_buffer(24)
+        if libc.syscall(468, -100, name, known, 24, 0) == 0 and libc.syscall(469, -100, name, known, 24, 0) == 0:
+            found.append(f"file_setattr {path}")
+        if libc.syscall(466, -100, name, 0, b"user.x") == 0 or ctypes.get_errno() == errno.ENODATA:
+            found.append(f"removexattrat {path}")
+        if libc.removexattr(name, b"user.x") == 0 or ctypes.get_errno() == errno.ENODATA:
+            found.append(f"removexattr {path}")
+        try:
+            with open(path, "rb") as file:
+                flags = fcntl.ioctl(file, 0x80086601, bytes(8))
+                fcntl.ioctl(file, 0x40086602, flags)
+                found.append(f"ioctl {path}")
+        except OSError:
+            pass
+    return found
+
+
+def watch_host():
+    """Which files of the host are opened and made, and when."""
+    libc, folder, found = ctypes.CDLL(None), os.path.dirname(HOME_SECRET).encode(), []
+    if libc.inotify_add_watch(libc.inotify_init1(0), folder, 0x120) >= 0:
+        found.append("inotify")
+    if libc.fanotify_mark(libc.fanotify_init(0xE00, 0), 1, ctypes.c_uint64(0x120), -100, folder) >= 0:
+        found.append("fanotify")
     return found
 
 
@@ -199,6 +232,8 @@ TRIALS = {
     "signal": kill_parent,
     "limits of the parent": limit_parent,
     "files of the host": touch_host,
+    "attributes of the host": attributes_of_host,
+    "events of the host": watch_host,
     "processes": kill_everyone_visible,
     "ptrace": ptrace,
     "fork": fork_bomb,

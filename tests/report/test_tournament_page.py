@@ -59,6 +59,21 @@ def test_its_tables_fit_a_desk_and_say_on_a_phone_that_there_is_more(visit, tmp_
     assert phone.locator("#experiments p code").all_inner_texts() == ["jaxresearch report", "replay"]
 
 
+def test_rates_and_calibration_of_the_example_are_on_the_page_and_fit_a_desk(visit, tmp_path: Path):
+    facts = json.loads((ROOT / "docs/tournament/result.json").read_text())
+    facts["strategies"][0]["rates"]["duplicate"] = 0.07
+    (tmp_path / "page.html").write_text(render_tournament(facts), "utf-8")
+    page = visit((tmp_path / "page.html").as_uri(), width=1200)
+    page.wait_for_selector("#curves .chart svg")
+    scored, shown = facts["strategies"][0]["calibration"], page.locator("#rates tbody tr").first.locator("td, th")
+    kept, _, duplicates, *_, brier, of_share = shown.all_inner_texts()[1:]
+    assert kept.startswith("6")
+    assert duplicates.startswith("7")
+    assert (brier, of_share) == (f"{scored['brier']:.3f}", f"{scored['brier_of_share']:.3f}")
+    wide = "[...document.querySelectorAll('.scroll')].filter((each) => each.scrollWidth > each.clientWidth).length"
+    assert page.evaluate(wide) == 0
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [(0.4, "0.4 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (119.7, "2 min 0 s"), (3599.7, "1 h 0 min"), (7190, "2 h 0 min")],

@@ -7,13 +7,15 @@ candidates stand in tests/execution/test_forging_the_score.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxresearch.experiment import Audit
 from jaxresearch.scoring.audits import AuditSubject, gain_audits, routine_audits
-from jaxresearch.scoring.scorer import CompiledScorer
+from jaxresearch.scoring.scorer import CompiledScorer, score
 
 BATCHES, B, T, V = 16, 8, 32, 16
 SEEDS = range(40)
@@ -123,12 +125,16 @@ def nats_of(model: Model) -> np.ndarray:
     return np.stack([run([], rows[:, :-1], rows[:, 1:], probe)[0] for rows in ROWS])
 
 
+def routinely(model: Model, seed: int) -> tuple[Audit, ...]:
+    """The cheap audits of an evaluation of `model`."""
+    subject, randomness = subject_of(model), np.random.default_rng(seed)
+    scored = score(subject.scorer, [], ROWS, np.ones(V, np.int32), randomness)
+    return routine_audits(subject, scored, randomness)
+
+
 def found_routinely(model: Model) -> int:
     """Of 40 audits, those that failed."""
-    subject = subject_of(model)
-    return sum(
-        not all(audit.passed for audit in routine_audits(subject, np.random.default_rng(seed))) for seed in SEEDS
-    )
+    return sum(not all(audit.passed for audit in routinely(model, seed)) for seed in SEEDS)
 
 
 def found_by_gain(model: Model, reference: Model = plain) -> int:
@@ -144,7 +150,7 @@ def test_an_honest_model_passes_every_audit_with_deviation_zero(model):
     subject, nats, known = subject_of(model), nats_of(model), nats_of(plain)
     for seed in SEEDS:
         randomness = np.random.default_rng(seed)
-        audits = routine_audits(subject, randomness) + gain_audits(subject, nats, known, SCORED, randomness)
+        audits = routinely(model, seed) + gain_audits(subject, nats, known, SCORED, randomness)
         assert all(audit.passed and audit.max_deviation == 0 for audit in audits)
     names = ["batch independence", "causality", "batch independence"]
     expected = [*names, *(["batch independence by gain", "causality by gain"] if model is better else [])]
@@ -241,20 +247,33 @@ def test_values_that_are_not_finite_only_in_the_audit_are_a_deviation():
         known = any(np.array_equal(tokens, rows[:, :-1]) for rows in ROWS)
         return plain(tokens) + (0 if known else np.nan)
 
-    for audit in routine_audits(subject_of(breaks), np.random.default_rng(0)):
+    for audit in routinely(breaks, 0):
         assert not audit.passed
         assert audit.max_deviation == np.inf
 
 
 def test_a_leak_is_reported_with_its_kind_its_place_and_its_size():
-    independence, causality = routine_audits(subject_of(peek(4, everywhere)), np.random.default_rng(0))
+    independence, causality = routinely(peek(4, everywhere), 0)
     assert independence.passed
     assert not causality.passed
     assert causality.max_deviation > 1
     assert "logits before position" in causality.detail
-    independence, _ = routine_audits(subject_of(neighbour), np.random.default_rng(0))
+    independence, _ = routinely(neighbour, 0)
     assert not independence.passed
     assert "other rows" in independence.detail
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_batches_of_few_rows_are_audited_too(rows):
+    def audited(model: Model, seed: int) -> list[bool]:
+        whole, randomness = subject_of(model), np.random.default_rng(seed)
+        subject = AuditSubject(replace(whole.scorer, batch=rows), [], ROWS[:, :rows])
+        scored = score(subject.scorer, [], subject.rows, np.ones(V, np.int32), randomness)
+        return [audit.passed for audit in routine_audits(subject, scored, randomness)]
+
+    assert all(all(audited(better, seed)) for seed in SEEDS)
+    assert not any(audited(peek(4, everywhere), seed)[1] for seed in SEEDS)
+    assert rows == 1 or not any(audited(neighbour, seed)[0] for seed in SEEDS)
 
 
 def test_two_audits_ask_at_different_places():
@@ -266,5 +285,8 @@ def test_two_audits_ask_at_different_places():
         return plain(tokens)
 
     for seed in (1, 2):
-        routine_audits(subject_of(spy), np.random.default_rng(seed))
-    assert asked[:4] != asked[4:]
+        routinely(spy, seed)
+    passes = BATCHES + 1
+    assert len(asked) == 2 * passes, "one pass beside the evaluation: at most a tenth of its cost"
+    assert asked[:BATCHES] == asked[passes : 2 * passes - 1]
+    assert asked[passes - 1] != asked[-1]

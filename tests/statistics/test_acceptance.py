@@ -15,7 +15,8 @@ from jaxresearch.statistics.acceptance import Acceptance, Answer, Discard, Keep,
 from jaxresearch.statistics.noise import pair_noise
 from jaxresearch.statistics.rules import Fixed, Greedy, Paired, make_rule
 
-_BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "acceptance.py"
+_ROOT = Path(__file__).parents[2]
+_BENCHMARK, _INTEGRITY = _ROOT / "benchmarks" / "acceptance.py", (_ROOT / "docs" / "integrity.md").read_text("utf-8")
 _spec = importlib.util.spec_from_file_location("acceptance_benchmark", _BENCHMARK)
 assert _spec is not None
 assert _spec.loader is not None
@@ -158,11 +159,16 @@ def test_the_study_wide_control_holds():
     assert tally.studies_with_keep / tally.studies <= 0.05
 
 
-def test_power_is_as_documented():
-    assert benchmark.play(Paired(), 4.0, 40).keep_rate > 0.97
-    two = benchmark.play(Paired(), 2.0, 60)
-    assert two.keep_rate > 0.7
-    assert two.runs_each < 4.2
+@pytest.mark.parametrize(
+    ("effect", "power", "runs"), [(0.5, 0.028, 1.97), (1.0, 0.12, 2.72), (2.0, 0.79, 3.40), (4.0, 0.997, 2.44)]
+)
+def test_power_and_runs_are_as_documented(effect: float, power: float, runs: float):
+    found = benchmark.play(Paired(), effect, 60)
+    assert found.keep_rate == pytest.approx(power, abs=0.04)
+    assert found.runs_each == pytest.approx(runs, rel=0.06)
+    row = next(line for line in _INTEGRITY.splitlines() if line.startswith(f"| paired | {effect:g} sigma"))
+    documented = [float(cell.strip(" %")) for cell in (row.split("|")[3], row.split("|")[5])]
+    assert documented == pytest.approx([100 * power, runs], rel=0.02)
 
 
 def test_a_real_win_is_kept_with_about_three_runs_even_as_the_first_of_a_study():

@@ -77,3 +77,14 @@ def test_the_repeats_that_would_be_needed():
     assert needed is not None
     assert 140 < needed < 220, "2 (1.96 + 0.84)^2 (0.01 / 0.003)^2 = 174"
     assert repeats_needed([1.0, 1.0], [1.0, 1.0]) is None
+    several = repeats_needed(a, b, 5)
+    assert several is not None
+    assert several > 1.4 * needed, "each of five contrasts is held to 1 %"
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_never_fewer_repeats_are_asked_for_than_could_show_anything(count: int):
+    """However far apart three repeats are, three show nothing, and the warning says how many could."""
+    a, b = [0.0, 0.001, 0.002], [1.0, 1.001, 1.002]
+    needed = repeats_needed(a, b, count)
+    assert f"at least {needed} repeats" in str(warning(3, count))

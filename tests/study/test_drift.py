@@ -57,3 +57,20 @@ def test_before_two_runs_of_a_program_nothing_is_said(tmp_path: Path):
     study = Bench(tmp_path / "study", config(0)).create()
     assert drift(study.history) is None
     assert drift_warning(study.history) is None
+
+
+class Moving(FakeExecutor):
+    """From the fourth run on, it is a machine of other threads and another jax."""
+
+    async def run(self, request: RunRequest, on_progress) -> RunOutcome:
+        outcome = await super().run(request, on_progress)
+        return outcome.model_copy(update={"threads": 7, "jax": "0.99"} if len(self.requests) > 3 else {})
+
+
+def test_runs_of_different_machines_are_named(tmp_path: Path):
+    study = Bench(tmp_path / "study", config(1)).run([gain(0.1)], executor=Moving())
+    warning = drift_warning(study.history)
+    assert warning is not None
+    assert "runs differ in threads (" in warning
+    assert ", 7) and jax (" in warning
+    assert status_object(study.history, "s")["machine"]["warning"] == warning

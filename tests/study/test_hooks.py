@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from fakes import Bench, config, gain
+from fakes import Bench, config, gain, mode
 
 from jaxresearch.config import HooksConfig
 from jaxresearch.errors import ConfigurationError
@@ -89,6 +89,16 @@ def test_a_keep_and_the_end_are_told_with_the_ledger_s_head(tmp_path: Path):
     assert stop["head"] == study.history.head
     study.check_head(keep["head"])
     assert hooks.state == {"sent": 2, "failed": 0, "last_error": None}
+
+
+def test_incidents_are_told_by_kind_and_by_whose_they_are(tmp_path: Path):
+    with serving() as server:
+        hooks = Hooks.of(HooksConfig(url=server.url, on=("stop",)), tmp_path / "study")
+        study = Bench(tmp_path / "study", config(2)).run([mode("peek"), gain(0.1)], hooks=hooks)
+    (stop,) = server.messages
+    assert stop["incidents"]["by_source"] == {"greedy / no model": {"failed audit": 1}}
+    assert (stop["incidents"]["total"], stop["incidents"]["by_kind"]) == (1, {"failed audit": 1})
+    assert [each["experiment"] for each in stop["incidents"]["last"]] == [1] == [study.history.incidents[0].experiment]
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,6 @@ def test_a_model_holds_tools_that_read_and_one_way_to_answer(asked: tuple[Path, 
     _, requests = asked
     for body in requests:
         assert {tool["function"]["name"] for tool in json.loads(body)["tools"]} == {
-            "read_source", "list_hyperparameters", "history", "show_experiment", "notebook",
+            "read_source", "list_hyperparameters", "history", "relevant_history", "show_experiment", "notebook",
             "propose_config", "propose_code", "propose_both",
         }  # fmt: skip

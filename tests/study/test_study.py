@@ -83,11 +83,13 @@ def test_the_workspace_holds_each_experiment_on_its_parent(bench: Bench):
 def test_the_baseline_runs_on_all_seeds_first(bench: Bench):
     executor = FakeExecutor()
     bench.config = config(1, seed=5, limits={"train_seconds_factor": 50})
-    bench.run([gain(0.1)], executor=executor)
+    study = bench.run([gain(0.1)], executor=executor)
     assert [request.seed for request in executor.requests] == [5, 6, 7, 5, 6, 7]
     baseline, contender = executor.requests[:3], executor.requests[3:]
     assert [request.reference for request in baseline] == [None] * 3
     assert [request.reference for request in contender] == [request.identity for request in baseline]
+    scored = [run.val_bpb for run in study.history.baseline.experiment.runs]
+    assert [request.reference_bpb for request in contender] == scored[: len(contender)]
     assert baseline[0].wall_cap_seconds == bench.config.limits.train_seconds
     assert contender[0].wall_cap_seconds == pytest.approx(50 * 8.0)
 

@@ -14,15 +14,24 @@ from fakes import SUBJECT, FakeExecutor, FakeModel, gain
 from jaxresearch.config import TournamentConfig, validate_config
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest
-from jaxresearch.experiment import Audit, RunOutcome
+from jaxresearch.experiment import Audit, FailedRun, RunOutcome, Verdict
 from jaxresearch.proposal import Proposal
+from jaxresearch.statistics.rules import make_rule
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
 from jaxresearch.study.events import RunDiscarded, RunFinished
 from jaxresearch.study.reporter import NullReporter
 from jaxresearch.study.session import drive
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.study import Study
-from jaxresearch.tournament.plan import PLAN_FILE, Arm, control_of, fresh_seeds, make_arms, study_config
+from jaxresearch.tournament.plan import (
+    PLAN_FILE,
+    UNCAPPED_EXPERIMENTS,
+    Arm,
+    control_of,
+    fresh_seeds,
+    make_arms,
+    study_config,
+)
 from jaxresearch.tournament.results import arm_repeats, results
 from jaxresearch.tournament.shared import SharedRuns
 from jaxresearch.tournament.tournament import Fixed, Tournament
@@ -99,7 +108,7 @@ def test_too_few_repeats_are_warned_of(tmp_path: Path):
     assert facts["pairwise"][0]["p_value"] == pytest.approx(0.1)
     assert "smallest possible p-value is 0.1" in facts["warning"]
     assert facts["warning"].endswith("Use at least 4 repeats.")
-    assert facts["conclusion"].startswith("No difference shown; about 2 repeats would be needed")
+    assert facts["conclusion"].startswith("No difference shown; about 4 repeats would be needed")
 
 
 def test_the_object_is_as_documented(tmp_path: Path):
@@ -255,6 +264,27 @@ def test_a_plan_from_before_a_setting_existed_goes_on(tmp_path: Path):
     assert Tournament.create_or_open(tmp_path / "t", config, ARMS).arms == tuple(ARMS)
 
 
+@pytest.mark.parametrize("bound", [{"flops": 9e9}, {"accelerator_seconds": 90.0}])
+def test_a_tournament_that_is_read_again_has_no_cap_that_nobody_gave(tmp_path: Path, bound: dict):
+    part = {"repeats": 2, "controls": False, **bound}
+    for name, given in (("free", {}), ("capped", {"experiments": 5})):
+        config = validate_config({"tournament": part, **given}, TournamentConfig)
+        Tournament.create_or_open(tmp_path / name, config, ARMS)
+        read = Tournament.open(tmp_path / name)
+        assert study_config(read.config, ARMS[0], 1) == study_config(config, ARMS[0], 1)
+        assert study_config(config, ARMS[0], 1).experiments == given.get("experiments", UNCAPPED_EXPERIMENTS)
+        Tournament.create_or_open(tmp_path / name, read.config, ARMS)
+
+
+def test_study_control_in_a_tournament_needs_a_number_of_experiments(tmp_path: Path):
+    """5 % shared out over a number that nobody means to reach would keep nothing at all."""
+    settings = {"acceptance": {"control": "study"}, "tournament": {"arms": ["a"], "flops": 1e12}}
+    with pytest.raises(ConfigurationError, match="shares 5 % out over `experiments`: give that too"):
+        validate_config(settings, TournamentConfig)
+    config = validate_config({**settings, "experiments": 10}, TournamentConfig)
+    assert make_rule(study_config(config, ARMS[0], 0)).false_keep_rate == pytest.approx(0.005)
+
+
 def test_other_settings_are_refused(tmp_path: Path):
     Tournament.create_or_open(tmp_path / "t", tournament_config(), ARMS)
     with pytest.raises(JaxresearchError, match="other settings: experiments is 3, not 9"):
@@ -276,6 +306,21 @@ def test_a_strategy_that_never_proposes_ends_its_arm_only(tmp_path: Path):
     facts = play(tmp_path / "t", config, {"a": Mute(), "b": Searcher(0.05)})
     assert facts["experiments_each"] == {"a": [0, 0], "b": [3, 3]}
     assert facts["strategies"][0]["failed_proposal_rate"] == 1.0
+
+
+def test_a_repeat_whose_final_runs_gave_no_score_is_left_out_and_named(tmp_path: Path):
+    class Diverging(FakeExecutor):
+        async def run(self, request: RunRequest, on_progress) -> RunOutcome:
+            outcome = await super().run(request, on_progress)
+            lost = request.split == "test" and request.seed < 1000 and float(request.program.split(":")[1]) > 0.03
+            if not lost:
+                return outcome
+            return FailedRun(identity=request.identity, verdict=Verdict.CRASH, reason="diverged", seed=request.seed)
+
+    config = tournament_config(tournament={"repeats": 5})
+    facts = play(tmp_path / "t", config, {"a": Searcher(0.05), "b": Searcher(0.0)}, Diverging())
+    assert (facts["repeats"], facts["planned_repeats"], facts["finished"]) == (4, 5, True)
+    assert facts["warning"] == ("Left out, which may favour who failed: repeat 0, as a's final runs gave no score.")
 
 
 def test_its_studies_are_studies(tmp_path: Path):
@@ -332,6 +377,8 @@ def test_arms_and_controls():
     assert control_of(arms[:2]) is None
     with pytest.raises(ConfigurationError, match="greedy:a/b and greedy:a:b would share the folder greedy_a_b"):
         make_arms(tournament_config(tournament={"arms": ["greedy:a/b", "greedy:a:b"]}), {"greedy"})
+    with pytest.raises(ConfigurationError, match="a tournament needs arms"):
+        make_arms(tournament_config(tournament={"controls": True}), {"independent", "random_search"})
     with pytest.raises(ConfigurationError, match="no strategy 'beam'"):
         make_arms(tournament_config(tournament={"arms": ["beam"]}), {"greedy"})
     with pytest.raises(ConfigurationError, match="one budget binds"):

@@ -148,6 +148,39 @@ def test_phases_change_batch_and_length_when_their_share_is_spent(compiled):
     assert np.asarray(trained.leaves[1])[2] == first.sum() + second.sum()
 
 
+@pytest.mark.parametrize(
+    ("budget", "first", "second"), [("10steps", 5, 5), ("10s", 5, 5), ("6x", 3, 3), ("96tok", 3, 2)]
+)
+def test_phases_change_under_every_kind_of_budget(compiled, budget, first, second):
+    """6x: FLOPs of six steps of the first phase."""
+    program, clock = compiled(phases=((0.5, 4, 4), (1.0, 3, 8))), Clock()
+    one, other = program.program.manifest.step_flops
+    if budget == "6x":
+        budget, second = f"{6 * one}flop", int(3 * one // other)
+        assert second > 0
+
+    def tick(_):
+        clock.now += 1.0
+
+    trained = run(program, budget, clock=clock, on_progress=tick)
+    assert trained.tokens == first * 16 + second * 24
+    assert trained.flops == first * one + second * other
+    assert trained.steps == first + second
+
+
+def test_an_uncountable_step_of_a_later_phase_is_refused_before_the_first(compiled):
+    def endless(weight, seen, tokens, progress, lr):
+        trips = 3 if tokens.shape == (4, 5) else tokens[0, 0]
+        count = jax.lax.while_loop(lambda n: n < trips, lambda n: n + 1, 0)
+        return [weight, seen, jnp.float32(1) + 0 * count]
+
+    program = compiled(phases=((0.5, 4, 4), (1.0, 3, 8)), step=endless)
+    assert [flops is None for flops in program.program.manifest.step_flops] == [False, True]
+    with pytest.raises(TrainingFailedError, match="trip count is unknown") as caught:
+        run(program, "1000000flop")
+    assert caught.value.step == 0
+
+
 def test_a_loss_that_is_not_finite_is_a_crash_with_its_step(compiled):
     def breaks(weight, seen, tokens, progress, lr):
         return [weight, seen, jnp.where(progress >= 0.6, jnp.nan, 1.0)]

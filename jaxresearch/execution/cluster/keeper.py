@@ -87,14 +87,17 @@ class Keeper:
 
         sealed: those of the sealed test split too.
         """
-        if not parcels.missing_files(self._corpus, self._order.corpus, sealed=sealed):
+        if not await self._missing(sealed):
             return []
         self._corpus.mkdir(parents=True, exist_ok=True)
         if self._receiving is None:
             self._receiving = _try_lock(self._corpus.parent / f".lock-{self._corpus.name}")
         if self._receiving is None:
             return None
-        return parcels.missing_files(self._corpus, self._order.corpus, sealed=sealed)
+        return await self._missing(sealed)
+
+    async def _missing(self, sealed: bool) -> list[str]:
+        return await asyncio.to_thread(parcels.missing_files, self._corpus, self._order.corpus, sealed=sealed)
 
     async def receive(self, name: str, offset: int, piece: bytes, *, last: bool) -> None:
         """A piece of a file that was lacking. Raises `JaxresearchError` when the whole is not what it should be."""
@@ -165,7 +168,9 @@ class Keeper:
         wanted = self._order.corpus
         prepared = cache / Path(self._order.corpus_folder).name
         try:
-            if Corpus.open(prepared).manifest.files == wanted.files:
+            found = Corpus.open(prepared)
+            if found.manifest.files == wanted.files:
+                found.check_bytes(sealed=False)
                 return prepared
         except JaxresearchError:
             pass

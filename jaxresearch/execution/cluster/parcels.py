@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from jaxresearch.data.manifest import MANIFEST_FILE, SEALED, Manifest
+from jaxresearch.data.manifest import MANIFEST_FILE, SEALED, FileFacts, Manifest
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.program.program import program_folder, read_manifest
 
@@ -63,10 +63,10 @@ def corpus_name(manifest: Manifest) -> str:
 
 
 def missing_files(folder: Path, manifest: Manifest, *, sealed: bool) -> list[str]:
-    """Files that a corpus in `folder` lacks, its manifest last: a folder without one is no corpus."""
+    """Files that a corpus in `folder` lacks or has otherwise, its manifest last: a folder without one is no corpus."""
     wanted = {name: facts for name, facts in manifest.files.items() if sealed or not name.startswith(SEALED)}
-    missing = [name for name, facts in sorted(wanted.items()) if _size(folder / name) != facts.size_bytes]
-    return missing if _size(folder / MANIFEST_FILE) is not None else [*missing, MANIFEST_FILE]
+    missing = [name for name, facts in sorted(wanted.items()) if not _is(folder / name, facts)]
+    return missing if (folder / MANIFEST_FILE).exists() else [*missing, MANIFEST_FILE]
 
 
 def accept_file(folder: Path, name: str, manifest: Manifest) -> None:
@@ -104,11 +104,11 @@ def _write(path: Path, content: bytes) -> None:
     Path(draft).rename(path)
 
 
-def _size(path: Path) -> int | None:
+def _is(path: Path, facts: FileFacts) -> bool:
     try:
-        return path.stat().st_size
+        return path.stat().st_size == facts.size_bytes and _digest(path) == facts.sha256
     except OSError:
-        return None
+        return False
 
 
 def _digest(path: Path) -> str:

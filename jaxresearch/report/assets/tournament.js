@@ -21,6 +21,7 @@ function tournamentPage() {
       h('p', { class: 'note' }, 'Mean over repeats of the incumbent’s val_bpb, as a paired gain on the baseline; the band is its 95 % bootstrap interval over repeats.')),
     section('arms', 'Arms', armTable(arms)),
     section('pairwise', 'Head to head', ...contrastTables(facts_)),
+    section('rates', 'Rates and calibration', rateTable(arms)),
     section('money', 'Time and money', moneyTable(arms)),
     section('experiments', 'Studies', h('p', null, `Every arm of every repeat is a study of its own, in ${facts_.tournament}; `, withCode('`jaxresearch report` and `replay` work on each.')),
       h('code', { class: 'command' }, `jaxresearch compare --tournament ${facts_.tournament} --json`)),
@@ -37,8 +38,18 @@ function armTable(arms) {
     ['arm', (arm) => arm.name], ['model', (arm) => arm.llm, 'roomy'], ['test_bpb', (arm) => spread(arm.test_bpb), 'n'], ['val_bpb', (arm) => spread(arm.best_val_bpb), 'n roomy'],
     ['change on the test', (arm) => spread(arm.test_change, true), 'n'], ['best so far, mean', (arm) => spread(arm.anytime_auc), 'n roomy'],
     ['experiments', (arm) => (arm.experiments ? arm.experiments.mean.toFixed(1) : '–'), 'n roomy'], ['kept', (arm) => (known(arm.rates.keep) ? percent(arm.rates.keep) : '–'), 'n'],
-    ['failed', (arm) => percent(['crash', 'invalid', 'timeout'].reduce((sum, name) => sum + (arm.rates[name] || 0), 0)), 'n roomy'],
   ], 'Arms'), h('p', { class: 'note' }, 'val_bpb and test_bpb of each repeat’s final incumbent on fresh seeds, with 95 % intervals over repeats; the change is against the baseline on the same seeds.')];
+}
+
+function rateTable(arms) {
+  const rate = (...names) => (arm) => percent(names.reduce((sum, name) => sum + (arm.rates[name] || 0), 0));
+  const stated = (text) => (arm) => (arm.calibration ? text(arm.calibration) : '–');
+  return [table(arms, [
+    ['arm', (arm) => arm.name], ['kept', rate('keep'), 'n'], ['failed', rate('crash', 'invalid', 'timeout'), 'n'], ['duplicates', rate('duplicate'), 'n roomy'],
+    ['repaired', (arm) => (known(arm.repair_rate) ? percent(arm.repair_rate) : '–'), 'n roomy'],
+    ['stated chance / kept', stated((found) => `${percent(found.mean_confidence)} / ${percent(found.kept_share)}`), 'n roomy'],
+    ['Brier score', stated((found) => found.brier.toFixed(3)), 'n'], ['of the share', stated((found) => found.brier_of_share.toFixed(3)), 'n roomy'],
+  ], 'Rates and calibration'), h('p', { class: 'note' }, 'Shares of the experiments, and of the rounds in which an answer had to be repaired. The Brier score is the mean squared error of the stated chances to be kept; always stating the share that was kept would give the last column.')];
 }
 
 function moneyTable(arms) {
@@ -46,8 +57,7 @@ function moneyTable(arms) {
   return table(arms, [
     ['arm', (arm) => arm.name], ['accelerator, a repeat', (arm) => duration(per(arm.accelerator_seconds, arm)), 'n'], ['an experiment', (arm) => duration(arm.accelerator_seconds_per_experiment), 'n roomy'],
     ['a kept change', (arm) => duration(arm.accelerator_seconds_per_keep), 'n roomy'], ['model, a repeat', (arm) => (arm.repeats ? usd(per(arm.llm_cost_usd, arm)) : '–'), 'n'],
-    ['tokens in all', (arm) => whole(arm.llm_tokens), 'n roomy'], ['repaired', (arm) => (known(arm.repair_rate) ? percent(arm.repair_rate) : '–'), 'n roomy'],
-    ['stated chance / kept', (arm) => (arm.calibration ? `${percent(arm.calibration.mean_confidence)} / ${percent(arm.calibration.kept_share)}` : '–'), 'n roomy'],
+    ['tokens in all', (arm) => whole(arm.llm_tokens), 'n roomy'],
   ], 'Time and money');
 }
 
