@@ -1,10 +1,9 @@
 """beam, a true beam search; which candidates are kept stays the laboratory's affair:
 
-beam = [baseline]
+beam = [baseline]; a round begins with second chances (agents/second_chance.py), which are children too
 repeat: every member gets `children` children, dealt in turn, the best member first; then
     rank parents and children by posterior mean (agents/posterior.py), not by the luckiest score
     beam = the best `width` of them, at most one for each idea
-a round begins with second chances (agents/second_chance.py), which are children too, and
 a round proposes what is missing of the present generation, at most one for each slot
 
 The generation is read off the history, so nothing is remembered. A discarded experiment may be a member: its score

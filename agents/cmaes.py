@@ -5,6 +5,9 @@ replay the study's points into it, one full generation after another, best first
 repeat for each free slot:
     draw a point of the present generation; draw again while it does not trace or was there before
 propose the point on the baseline
+
+Optuna's sampler keeps its state pickled in the trials that it asked for; this is the optimiser beneath it, so that the
+study's own history is state enough.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """hybrid, an optimiser for numbers and a language model for code:
 
-a repair first for code that crashed (agents/second_chance.py)
-for each free slot, take the kind of proposal that is furthest behind its share in the history:
+a repair first for code that crashed (agents/second_chance.py); then for each slot, the kind that is behind its share most:
     tpe       TPE's suggestion, in at most `changes` numbers, on the incumbent
     code      the researcher, asked for an edit of the incumbent
     informed  the researcher, asked for numbers, with the optimiser's best points, failures and suggestion before it
@@ -19,7 +18,7 @@ from pydantic import Field
 from agents.numeric import Point, draw, observed
 from agents.researcher import ask
 from agents.second_chance import second_chances
-from agents.space import Space
+from agents.space import NothingToSearchError, Space
 from agents.tpe import TPE, sampler
 from jaxresearch.proposal import Proposal, Scalar
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
@@ -36,9 +35,9 @@ class Hybrid:
     """TPE for numbers, the model for code and for a share of the numbers, told what the optimiser knows."""
 
     class Options(TPE.Options):
-        """code_share, informed_share: of all proposals; TPE takes the rest. changes: numbers that TPE moves at once.
+        """code_share, informed_share: of all proposals; TPE takes the rest. Of the second, what the first leaves counts.
 
-        repair: as for greedy.
+        changes: numbers that TPE moves at once. repair: as for greedy.
         """
 
         startup: int = Field(default=4, ge=1)
@@ -87,7 +86,7 @@ class Hybrid:
 
     async def _number(self, view: StudyView) -> Proposal | None:
         parent = view.incumbent.number
-        space = Space.of(view, parent, self.options.names)
+        space = self._space(view, parent)
         suggest, rng = sampler(view, space, self.options), view.generator()
 
         def suggested(points: list[Point]) -> dict[str, Scalar]:
@@ -97,6 +96,13 @@ class Hybrid:
             return {**space.here, **{name: moves[name] for name in sorted(moved)}}
 
         return await draw(view, space, parent, suggested, _TAG)
+
+    def _space(self, view: StudyView, parent: int) -> Space:
+        """Where there are no numbers to move, code may go on."""
+        try:
+            return Space.of(view, parent, self.options.names)
+        except NothingToSearchError as error:
+            raise ProposalError(str(error)) from error
 
     async def _asked(self, view: StudyView, kind: Kind) -> Proposal:
         guidance = _ORDERS[kind]
@@ -115,7 +121,7 @@ class Hybrid:
 
     def state(self, view: StudyView) -> str:
         """What the optimiser knows, as text: the best points, what failed, and where it would go next."""
-        space = Space.of(view, view.incumbent.number, self.options.names)
+        space = self._space(view, view.incumbent.number)
         points = observed(view, space)
         scored = sorted((point for point in points if point.value is not None), key=lambda each: each.value or 0.0)
         lines = [f"best: #{each.number} {each.value:+.4f} {_moved(view, each)}" for each in scored[:5]]

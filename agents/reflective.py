@@ -2,9 +2,8 @@
 
 notebook = lessons with their evidence, predictions against outcomes: all read off the history
 plateau = nothing kept in the last `patience` experiments; exhausted = categories with `patience` tries since a keep
-second chances first (agents/second_chance.py): a repair, other learning rates
-on a plateau, in turn: combine two near misses; go back to an earlier parent; ask on the incumbent
-else ask on the incumbent, with the notebook; what is exhausted is refused, and a prediction is required
+second chances (agents/second_chance.py); on a plateau, by turns: combine two near misses, go back to an earlier parent
+else, and in the third turn, ask on the incumbent with the notebook: exhausted ideas and unstated chances are refused
 the model writes its lessons beside its proposal, so the next round reads them from the ledger
 """
 

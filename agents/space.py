@@ -18,6 +18,10 @@ from jaxresearch.proposal import Hyperparameter, Scalar
 from jaxresearch.strategy import StudyView
 
 
+class NothingToSearchError(ConfigurationError):
+    """No hyperparameter may be moved."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """One searched hyperparameter. levels: its choices in order; empty for a number between bounds."""
@@ -79,16 +83,20 @@ class Space:
     def of(cls, view: StudyView, parent: int, names: Iterable[str] = (), *, ordered: bool = False) -> Space:
         """All that experiment `parent` lets one search, or of it `names`; with `ordered`, only what has an order.
 
-        What program.md makes taboo stays as it is.
+        What program.md makes taboo stays as it is. A name that only the baseline has was taken away by code on the way.
+        Raises `NothingToSearchError`, and `ConfigurationError` for a name that never was.
         """
-        found = {axis.name: axis for axis in map(_axis, view.hyperparameters(parent)) if axis is not None}
-        unknown = [name for name in names if name not in found]
+        found = _axes(view, parent)
+        known = {**_axes(view, 0), **found}
+        unknown = [name for name in names if name not in known]
         if unknown:
-            raise ConfigurationError(f"strategy.names: {unknown[0]!r} is not searched.", fix=f"Use {', '.join(found)}.")
+            raise ConfigurationError(f"strategy.names: {unknown[0]!r} is not searched.", fix=f"Use {', '.join(known)}.")
         wanted = {name for name in set(names) or set(found) if not touched([name], taboos(view.instructions))}
         axes = tuple(axis for name, axis in found.items() if name in wanted and (axis.is_ordered or not ordered))
         if not axes:
-            raise ConfigurationError("The subject declares no hyperparameter with bounds or choices to search.")
+            raise NothingToSearchError(
+                "No hyperparameter is left to search: by its bounds, strategy.names and program.md."
+            )
         return cls(axes)
 
     @property
@@ -127,6 +135,10 @@ def values_of(view: StudyView) -> list[dict[str, Scalar]]:
         else:
             values.append({**values[each.proposal.parent], **each.proposal.config})
     return values
+
+
+def _axes(view: StudyView, number: int) -> dict[str, Axis]:
+    return {axis.name: axis for axis in map(_axis, view.hyperparameters(number)) if axis is not None}
 
 
 def _axis(each: Hyperparameter) -> Axis | None:

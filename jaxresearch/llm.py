@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote
 
@@ -59,7 +59,7 @@ _KEY_VARIABLES = re.compile(
     r"(?:^|_)(?:API_?KEY|ACCESS_KEY|SECRET_KEY|ACCESS_KEY_ID|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE
 )
 _SHORTEST_SECRET = 8
-_REDACTED = "[redacted]"
+REDACTED = "[redacted]"
 
 
 class LLMCall(BaseModel):
@@ -141,13 +141,13 @@ def resolve_model(name: str, *, timeout_seconds: float = 120, max_output_tokens:
     `ConfigurationError` for an unknown provider, a missing extra and a missing key.
     """
     provider, _, rest = name.partition(":")
-    plugins = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    if provider in plugins:
-        model = _plugin(plugins[provider], rest)
+    plugins = entry_points(group=ENTRY_POINT_GROUP)
+    if provider in plugins.names:
+        model = _plugin(provider, rest)
     elif not rest:
         raise ConfigurationError(
             f"llm.model (--llm): {name!r} names no model.",
-            fix=f"Write {', '.join(sorted(plugins))} or PROVIDER:MODEL, such as anthropic:claude-sonnet-4-5.",
+            fix=f"Write {', '.join(sorted(plugins.names))} or PROVIDER:MODEL, such as anthropic:claude-sonnet-4-5.",
         )
     else:
         model = _provided(name, provider)
@@ -157,16 +157,30 @@ def resolve_model(name: str, *, timeout_seconds: float = 120, max_output_tokens:
     return BoundedModel(model, timeout_seconds=timeout_seconds, max_output_tokens=max_output_tokens)
 
 
-def _plugin(point: EntryPoint, rest: str) -> Model:
+def _plugin(name: str, rest: str) -> Model:
+    from pydantic_ai.models import Model
+
+    points = {point.value: point for point in entry_points(group=ENTRY_POINT_GROUP, name=name)}
+    if len(points) > 1:  # which of them answered would depend on the order of folders
+        both = " and ".join(sorted(points))
+        raise ConfigurationError(
+            f"llm.model (--llm): {name!r} is declared twice: {both}.", fix="Uninstall one of them."
+        )
+    ((value, point),) = points.items()
     try:
         factory = point.load()
-        return factory(rest) if rest else factory()
+        model = factory(rest) if rest else factory()
     except JaxresearchError:
         raise
     except Exception as error:
+        said = f"{type(error).__name__}: {_one_line(error)}"
+        raise ConfigurationError(f"llm.model (--llm): the plug-in {name!r} ({value}) does not load: {said}.") from error
+    if not isinstance(model, Model):
+        kind = type(model).__name__
         raise ConfigurationError(
-            f"llm.model (--llm): the plug-in {point.name!r} ({point.value}) does not load: {_one_line(error)}."
-        ) from error
+            f"llm.model (--llm): the plug-in {name!r} ({value}) gives a {kind}, no pydantic-ai Model."
+        )
+    return model
 
 
 def _provided(name: str, provider: str) -> Model:
@@ -298,7 +312,7 @@ def redact(text: str, secrets: Iterable[str]) -> str:
             quote(secret),
             quote(secret, safe=""),
         }:
-            text = text.replace(form, _REDACTED)
+            text = text.replace(form, REDACTED)
     return text
 
 

@@ -1,6 +1,7 @@
 """Several models in one `--llm`: taking turns by share, and falling back.
 
     anthropic:a@2, openai:b            of three rounds, a answers two and b one
+    anthropic:a, vertex:b@20250929@1   a name with an @ in it needs a share of its own
     anthropic:a | openai:b | builtin   b when a can answer no more, builtin when neither can
 
 Turns are by round, so that a conversation stays with one model, and a function of the round's number.
@@ -12,6 +13,9 @@ import math
 from dataclasses import dataclass
 
 from jaxresearch.errors import ConfigurationError
+
+_LARGEST_SHARE = 1000
+"""A number above it is a part of the name, such as a date: as a share it would leave the other models no turn."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ def parse_llms(text: str) -> LLMMix:
             raise ConfigurationError(
                 f"llm.model (--llm): {part.strip()!r} cannot be read.",
                 fix="Write MODEL, 'MODEL@2, MODEL@1' for turns by share, or 'MODEL | MODEL' for falling back.",
+            )
+        if share > _LARGEST_SHARE:
+            raise ConfigurationError(
+                f"llm.model (--llm): {share_text} in {part.strip()!r} is no share, which is at most {_LARGEST_SHARE}.",
+                fix=f"If it belongs to the name, say the share too: {part.strip()}@1.",
             )
         turns.append(Turn(models, share))
     return LLMMix(tuple(turns))

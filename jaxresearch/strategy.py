@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -127,28 +127,50 @@ class InstalledStrategy:
     factory: type[Strategy]
 
 
+def strategy_names() -> list[str]:
+    """The names that entry points declare. None is imported."""
+    return sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
+
+
 def installed_strategies() -> dict[str, InstalledStrategy]:
-    """All strategies that entry points declare, by name. One that fails to import is an error that names it."""
-    found = {}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            factory = point.load()
-        except Exception as error:
-            raise ConfigurationError(
-                f"strategy {point.name!r} ({point.value}) does not import: {error!r}.", fix="Fix or uninstall it."
-            ) from error
-        summary = (factory.__doc__ or "").strip().splitlines()[0] if factory.__doc__ else ""
-        origin = point.dist.name if point.dist else point.value
-        found[point.name] = InstalledStrategy(point.name, summary, origin, factory)
-    return dict(sorted(found.items()))
+    """All strategies that entry points declare, by name. One that cannot be used is an error that names it."""
+    return {name: _installed(name) for name in strategy_names()}
+
+
+def _installed(name: str) -> InstalledStrategy:
+    points = {point.value: point for point in entry_points(group=ENTRY_POINT_GROUP, name=name)}
+    if len(points) > 1:  # which of them a study had asked would depend on the order of folders
+        both = " and ".join(sorted(f"{value} of {_origin(point)}" for value, point in points.items()))
+        raise ConfigurationError(f"strategy {name!r} is declared twice: {both}.", fix="Uninstall one of them.")
+    (point,) = points.values()
+    try:
+        factory = point.load()
+    except Exception as error:
+        raise ConfigurationError(
+            f"strategy {name!r} ({point.value}) does not import: {error!r}.", fix="Fix or uninstall it."
+        ) from error
+    declared = getattr(factory, "Options", None)
+    if not (isinstance(declared, type) and issubclass(declared, StrategyOptions)):
+        raise ConfigurationError(
+            f"strategy {name!r} ({point.value}) has no Options that is a StrategyOptions.", fix="Fix or uninstall it."
+        )
+    summary = next(iter((factory.__doc__ or "").strip().splitlines()), "")
+    return InstalledStrategy(name, summary, _origin(point), factory)
+
+
+def _origin(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
 
 
 def make_strategy(name: str, options: Mapping[str, object]) -> Strategy:
-    """The strategy called `name`, with its validated options. Raises `ConfigurationError` that names what is wrong."""
-    installed = installed_strategies()
+    """The strategy called `name`, with its validated options. Raises `ConfigurationError` that names what is wrong.
+
+    No other one is imported: a broken plug-in stops none but its own studies.
+    """
+    installed = strategy_names()
     if name not in installed:
         raise ConfigurationError(f"strategy.name: no strategy {name!r}.", fix=f"Installed: {', '.join(installed)}.")
-    factory = installed[name].factory
+    factory = _installed(name).factory
     try:
         return factory(factory.Options(**options))
     except ValidationError as error:

@@ -11,6 +11,7 @@ It raises `ConformanceError`, an AssertionError that names the rule which was br
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
+from jaxresearch.errors import JaxresearchError
 from jaxresearch.experiment import Verdict
-from jaxresearch.llm import LLMCall, laboratory_model
-from jaxresearch.proposal import EditError, Hyperparameter, Proposal, apply
+from jaxresearch.llm import FatalLLMError, LLMCall, laboratory_model
+from jaxresearch.proposal import EditError, Hyperparameter, Proposal, apply, config_problem
 from jaxresearch.strategy import ProposalError, Strategy, StrategyOptions
 from jaxresearch.subjects import load_subject
 from jaxresearch.synthetic import SyntheticStudy
@@ -61,8 +63,12 @@ def check_strategy(
 
 def check_options(factory: type[Strategy], options: Mapping[str, Any]) -> None:
     """`Options` is a `StrategyOptions` that takes its defaults, takes `options` and refuses unknown names."""
-    if not issubclass(factory.Options, StrategyOptions):
+    declared = getattr(factory, "Options", None)
+    if not (isinstance(declared, type) and issubclass(declared, StrategyOptions)):
         raise ConformanceError("Options must be a StrategyOptions.")
+    needed = [name for name, each in declared.model_fields.items() if each.is_required()]
+    if needed:
+        raise ConformanceError(f"Options has no default for {', '.join(needed)}.")
     factory(factory.Options())
     factory(factory.Options(**options))
     try:
@@ -135,6 +141,8 @@ def play(
     settings.setdefault("files", load_subject("gpt", {}).files)
     played = Played(SyntheticStudy(model, seed=seed, **settings), calls)
     asyncio.run(_play(played, factory, dict(options or {}), experiments, slots, renew))
+    if isinstance(model, ReplayModel) and model.unused:
+        raise ConformanceError(f"Replayed, it leaves {model.unused} recorded replies of the model unused.")
     return played
 
 
@@ -148,14 +156,16 @@ async def _play(
         if renew:
             strategy = factory(factory.Options(**options))
         try:
-            proposals = await asyncio.wait_for(strategy.propose(study.view(), slots), ROUND_SECONDS)
-        except ProposalError as error:
+            proposals = await asyncio.wait_for(_asked(strategy, study, slots), ROUND_SECONDS)
+        except (ProposalError, EditError) as error:
             failed += 1
             if failed >= MAX_FAILED_ROUNDS:
                 raise ConformanceError(f"{failed} rounds in a row gave no proposal: {error}") from error
             continue
         except TimeoutError:
             raise ConformanceError(f"A round took more than {ROUND_SECONDS:g} s.") from None
+        if not isinstance(proposals, list):
+            raise ConformanceError(f"propose returned a {type(proposals).__name__}, not a list of proposals.")
         if not proposals:
             if len(study.experiments) == 1:
                 raise ConformanceError("It has nothing to propose in a study that has only begun.")
@@ -167,6 +177,24 @@ async def _play(
             study.add(proposal)
 
 
+async def _asked(strategy: Strategy, study: SyntheticStudy, slots: int) -> list[Proposal]:
+    """What `propose` gives. Whatever else it raises than a study takes for a failed round breaks a rule."""
+    try:
+        answer = strategy.propose(study.view(), slots)
+        if not inspect.isawaitable(answer):
+            raise ConformanceError("propose must be an `async def`.")
+        return await answer
+    except (ProposalError, EditError, TimeoutError, ConformanceError):
+        raise
+    except FatalLLMError as error:
+        raise ConformanceError(f"The model answers no more: {error}") from error
+    except JaxresearchError:
+        raise  # a wrong option, say: it ends a study too, and says why
+    except Exception as error:
+        ended = ", ".join(sorted({str(each.verdict) for each in study.experiments[1:]})) or "nothing"
+        raise ConformanceError(f"propose raised {type(error).__name__}: {error}. So far there was: {ended}.") from error
+
+
 def _check_round(study: SyntheticStudy, proposals: list[Proposal], slots: int) -> None:
     if len(proposals) > slots:
         raise ConformanceError(f"It made {len(proposals)} proposals for {slots} slots.")
@@ -176,6 +204,12 @@ def _check_round(study: SyntheticStudy, proposals: list[Proposal], slots: int) -
             raise ConformanceError(f"It returned a {type(proposal).__name__}, not a Proposal.")
         if not 0 <= proposal.parent < len(study.experiments):
             raise ConformanceError(f"It builds on experiment {proposal.parent}, which is not there yet.")
+        ghost = proposal.repairs
+        if ghost is not None and not 0 < ghost < len(study.experiments):
+            raise ConformanceError(f"It repairs experiment {ghost}, which is not there.")
+        wrong = config_problem(proposal.config)
+        if wrong is not None:
+            raise ConformanceError(f"{proposal.hypothesis!r} cannot be an experiment: {wrong}.")
         try:
             candidate = apply(proposal, study.candidates[proposal.parent])
         except EditError as error:
@@ -203,6 +237,8 @@ def _check_values(hyperparameters: tuple[Hyperparameter, ...], proposal: Proposa
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if type(value) is not type(each.value):
             raise ConformanceError(f"{name} is a {type(each.value).__name__}, and {value!r} is not.")
+        if number and not each.choices and each.low is None and each.high is None:
+            raise ConformanceError(f"{name} is the laboratory's own: it has no bounds, and stays {each.value}.")
         if each.choices and value not in each.choices:
             raise ConformanceError(f"{name} = {value!r} is none of its choices.")
         outside = (each.low is not None and value < each.low) or (each.high is not None and value > each.high)  # type: ignore[operator]
@@ -213,8 +249,16 @@ def _check_values(hyperparameters: tuple[Hyperparameter, ...], proposal: Proposa
 def _expect_same(before: Played, again: Played, what: str) -> None:
     for at, (first, second) in enumerate(zip(before.rounds, again.rounds, strict=False)):
         if first != second:
-            raise ConformanceError(
-                f"{what}, first in round {at}: {second[0].hypothesis!r}, not {first[0].hypothesis!r}."
-            )
+            raise ConformanceError(f"{what}, first in round {at}: {_difference(first, second)}.")
     if len(before.rounds) != len(again.rounds):
         raise ConformanceError(f"{what}: {len(again.rounds)} rounds, not {len(before.rounds)}.")
+
+
+def _difference(first: list[Proposal], second: list[Proposal]) -> str:
+    if len(first) != len(second):
+        return f"{len(second)} proposals, not {len(first)}"
+    one, other = next((one, other) for one, other in zip(first, second, strict=True) if one != other)
+    if one.hypothesis != other.hypothesis:
+        return f"{other.hypothesis!r}, not {one.hypothesis!r}"
+    fields = [name for name in Proposal.model_fields if getattr(one, name) != getattr(other, name)]
+    return f"{one.hypothesis!r} with another {', '.join(fields)}"

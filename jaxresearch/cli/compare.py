@@ -126,11 +126,11 @@ def _wanted(
     config_file: Path | None, settings: tuple[str, ...], asked: dict[str, Any], output: Output
 ) -> tuple[TournamentConfig, Sequence[Arm]]:
     """What the options say."""
-    from jaxresearch.strategy import installed_strategies
+    from jaxresearch.strategy import strategy_names
     from jaxresearch.tournament.plan import make_arms
 
     config = make_tournament_config(config_file, settings, **asked)
-    chosen, notes = make_arms(config, installed_strategies().keys())
+    chosen, notes = make_arms(config, strategy_names())
     if len(chosen) < 2:
         raise ConfigurationError("--strategy: one arm has nothing to be compared with.", fix="Name another.")
     for note in notes:

@@ -8,10 +8,20 @@ from typing import Any
 
 import click
 
+
+def _taking_turns(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> str | None:
+    """Several `--llm` as one, as the configuration has them."""
+    del context, option
+    return ", ".join(given) if given else None
+
+
+LLM: dict[str, Any] = {"metavar": "MODEL", "multiple": True, "callback": _taking_turns}
+"""Of click.option, for every `--llm`. With click's own, the last of several would be taken and the others passed over."""
+
 _STUDY: dict[str, tuple[str, dict[str, Any]]] = {
     "llm": (
         "llm__model",
-        {"metavar": "MODEL", "help": "builtin (no key) or PROVIDER:MODEL; 'A@2, B' take turns, 'A | B' falls back."},
+        {**LLM, "help": "builtin (no key) or PROVIDER:MODEL; several, or 'A@2, B', take turns; 'A | B' falls back."},
     ),
     "budget": ("budget", {"help": "Of one run: 300s, 5m, 2000steps, 50Mtok, 1e15flop."}),
     "corpus": ("corpus__source", {"metavar": "NAME_OR_PATH", "help": "As for `prepare`."}),

@@ -14,7 +14,7 @@ from jaxresearch.cli.approval import approver_for
 from jaxresearch.cli.common import Output, config_options, make_config, output_options, ray_option, sandbox_option
 from jaxresearch.cli.hosts import hosts_options
 from jaxresearch.cli.live import Display, StudyDisplay
-from jaxresearch.cli.options import mesh_options, study_options
+from jaxresearch.cli.options import LLM, mesh_options, study_options
 from jaxresearch.cli.show import print_study
 from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.text import quoted
@@ -109,7 +109,7 @@ def run(
 
 @click.command(epilog="Example: jaxresearch resume studies/mine")
 @click.argument("study", type=click.Path(path_type=Path))
-@click.option("--llm", metavar="MODEL", help="Another model for what is left.")
+@click.option("--llm", **LLM, help="Another model for what is left.")
 @click.option("--experiments", type=click.IntRange(0), help="Another number of proposals, those done included.")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Of all sessions, from now on.")
 @click.option("--stop-after-no-gain", type=click.IntRange(0), metavar="N", help="From now on; 0: never.")

@@ -32,6 +32,7 @@ from jaxresearch.study.history import Entry, History, fold
 from jaxresearch.study.layout import StudyLayout, no_study
 from jaxresearch.study.ledger import Ledger, StoredEvent
 from jaxresearch.study.pairing import contest_scores
+from jaxresearch.study.predictions import calibration, predictions
 from jaxresearch.study.selection import corrected_gain_bpb
 from jaxresearch.study.summary import expected_false_keeps, repairs
 from jaxresearch.study.workspace import Workspace
@@ -181,6 +182,7 @@ def study_record(
         confirmation=confirmed_in_words(history) if history.openings else "",
         expected_false_keeps=expected_false_keeps(history),
         repairs=repairs(history),
+        calibration=calibration([predictions(history)]),
         llm_calls=costs.llm_calls,
         llm_tokens=costs.llm_tokens,
         llm_cost_usd=costs.llm_cost_usd,

@@ -298,6 +298,9 @@ class StudyRecord(_Record):
     confirmation: Clean = Field(default="", description="what the sealed test said when it was last opened")
     expected_false_keeps: Figure = Field(default=None, description="keeps by chance, at most, if nothing had an effect")
     repairs: dict[str, int] = Field(default_factory=dict, description="crashed ideas tried again, and kept then")
+    calibration: dict[str, int | float | None] | None = Field(
+        default=None, description="stated chances to be kept against verdicts, predicted changes against measured ones"
+    )
     llm_calls: int
     llm_tokens: int
     llm_cost_usd: float

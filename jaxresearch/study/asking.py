@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.proposal import EditError, Proposal
-from jaxresearch.strategy import ProposalError
+from jaxresearch.strategy import ProposalError, Strategy, StudyView
 from jaxresearch.study.events import Event, ProposalFailed, ProposalRequested, Proposed
 from jaxresearch.study.history import History
 from jaxresearch.study.stopping import Interrupted
@@ -14,6 +14,11 @@ from jaxresearch.study.view import proposal_error
 from jaxresearch.text import clean
 
 NOTHING_LEFT = "the strategy has nothing left to try"
+
+
+async def asked(strategy: Strategy, view: StudyView, slots: int) -> list[Proposal]:
+    """What `strategy` proposes. Whatever calling it raises is raised when this is awaited, also without its `async`."""
+    return await strategy.propose(view, slots)
 
 
 async def events_of_round(

@@ -11,13 +11,13 @@ from typing import Any, assert_never
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import Executor, RunProgress, TraceFailure
 from jaxresearch.experiment import Experiment, Verdict
-from jaxresearch.llm import LLMBudgetSpent
+from jaxresearch.llm import LLMBudgetSpent, known_secrets, redact
 from jaxresearch.proposal import Candidate, EditError, Proposal, apply
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.strategy import Strategy
 from jaxresearch.study.ahead import Ahead
 from jaxresearch.study.approval import Approver, Gate
-from jaxresearch.study.asking import NOTHING_LEFT, events_of_round
+from jaxresearch.study.asking import NOTHING_LEFT, asked, events_of_round
 from jaxresearch.study.events import (
     ProposalRequested,
     RunFinished,
@@ -272,12 +272,15 @@ class Driver:
             seed=round_seed(self._history.config, round_number),
             instructions=text_fingerprint(instructions),
         )
-        if self._history.request != request:
-            self._journal.record(request)
+        there = self._history.request
+        if there is None or there.model_copy(update={"text": None}) != request:
+            known = not instructions or request.instructions in self._history.programs
+            text = None if known else redact(instructions, known_secrets())
+            self._journal.record(request.model_copy(update={"text": text}))
         view = study_view(
             self._journal, self._workspace, self._executor, self._model_factory, request, instructions, self._gate
         )
-        asking = self._stop.obey(self._strategy.propose(view, slots), requests=1)
+        asking = self._stop.obey(asked(self._strategy, view, slots), requests=1)
         try:
             events = await events_of_round(asking, self._history, request)
         except LLMBudgetSpent as spent:

@@ -86,13 +86,17 @@ class SessionStarted(_Event):
 
 
 class ProposalRequested(_Event):
-    """A round began: the strategy is being asked. `seed` is the view's; `instructions` the SHA-256 of program.md."""
+    """A round began: the strategy is being asked. `seed` is the view's; `instructions` the SHA-256 of program.md.
+
+    text: program.md itself, keys taken out, where no earlier request has it: it may be edited, and replay reads it here.
+    """
 
     kind: Literal["proposal_requested"] = "proposal_requested"
     round: int
     slots: int
     seed: int
     instructions: str
+    text: str | None = None
 
 
 class LLMCalled(_Event):

@@ -127,7 +127,7 @@ class History:
     opened the last round. incidents: all of them; those from `incidents_mark` on count towards the limit.
     caps: where a session set others than the settings. trained: runs of the search that were trained to an outcome; what
     the infrastructure lost is none. spread: of all entries with a verdict together. refused: proposals of earlier rounds
-    that gave no program when they were checked, the last few.
+    that gave no program when they were checked, the last few. programs: texts of program.md, by fingerprint.
     """
 
     created: StudyCreated
@@ -160,6 +160,7 @@ class History:
     trained: int = 0
     spread: Spread = field(default_factory=Spread)
     refused: tuple[Proposal, ...] = ()
+    programs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> StudyConfig:
@@ -311,7 +312,9 @@ class History:
             case SessionStarted():
                 return self._with_session(event)
             case ProposalRequested():
-                return moved(self, request=event, checks=(), calls=(), round_began=stored.seq, anchor=stored.hash)
+                programs = self.programs if event.text is None else {**self.programs, event.instructions: event.text}
+                began = {"round_began": stored.seq, "anchor": stored.hash}
+                return moved(self, request=event, checks=(), calls=(), programs=programs, **began)
             case LLMCalled():
                 return self._with_call(event)
             case Checked():

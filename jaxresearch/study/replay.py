@@ -14,12 +14,12 @@ from typing import assert_never
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate, TraceFailure
 from jaxresearch.experiment import RunOutcome, Verdict
-from jaxresearch.llm import LLMCall
+from jaxresearch.llm import REDACTED, LLMCall
 from jaxresearch.proposal import Candidate, EditError, apply
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.strategy import Strategy
 from jaxresearch.study.approval import Gate
-from jaxresearch.study.asking import NOTHING_LEFT, events_of_round
+from jaxresearch.study.asking import NOTHING_LEFT, asked, events_of_round
 from jaxresearch.study.events import (
     Approval,
     Checked,
@@ -96,6 +96,7 @@ class _Replayer:
         self._strategy = strategy
         self._acceptance = acceptance
         self._instructions = instructions
+        self._program_is_lost = False
         self.counts = Replayed()
         self.history: History
 
@@ -155,6 +156,8 @@ class _Replayer:
             raise self._difference(stored, f"the next step is {_described(step)}, not to ask the strategy")
         self._expect(stored, "round and slots", (step.round, step.slots), (event.round, event.slots))
         self._expect(stored, "the round's seed", round_seed(self.history.config, event.round), event.seed)
+        if event.text is not None and REDACTED not in event.text:
+            self._expect(stored, "program.md's SHA-256", text_fingerprint(event.text), event.instructions)
         self.counts = replace(self.counts, open_round=True)
 
     def _traced(self, stored: StoredEvent, event: Traced) -> None:
@@ -253,17 +256,16 @@ class _Replayer:
             raise self._difference(stored, "the strategy was not asked")
         model = ReplayModel([LLMCall.model_validate(call.record) for call in self.history.calls])
         journal = _Recorded(self.history)
-        known = text_fingerprint(self._instructions) == request.instructions
         view = study_view(
             journal,  # type: ignore[arg-type]
             self._workspace,
             _NoExecutor(None),
             lambda record: model,
             request,
-            self._instructions if known else "",
+            self._program(request),
         )
         try:
-            derived = await events_of_round(self._strategy.propose(view, request.slots), self.history, request)
+            derived = await events_of_round(asked(self._strategy, view, request.slots), self.history, request)
         except JaxresearchError as error:
             raise self._difference(stored, f"the strategy ends with: {error}") from error
         if journal.new:
@@ -273,6 +275,14 @@ class _Replayer:
         if model.unused:
             raise self._difference(stored, f"the strategy leaves {model.unused} recorded model replies unused")
         return derived
+
+    def _program(self, request: ProposalRequested) -> str:
+        """program.md as that round read it. Ledgers from before they held it leave the file as it is now."""
+        kept = self.history.programs.get(request.instructions)
+        if kept is not None:
+            return kept
+        self._program_is_lost = request.instructions not in map(text_fingerprint, (self._instructions, ""))
+        return "" if self._program_is_lost else self._instructions
 
     async def _checked(self, stored: StoredEvent, event: Checked) -> None:
         self._round_of(stored, event.round)
@@ -306,7 +316,10 @@ class _Replayer:
             raise self._difference(stored, f"{what}: derived {_named(derived)}, recorded {_named(recorded)}")
 
     def _difference(self, stored: StoredEvent, what: str) -> ReplayDifference:
-        return ReplayDifference(f"Replay differs at event {stored.seq} ({stored.event.kind}): {what}.")
+        lost = (
+            " (program.md was edited since, and this ledger does not hold what it was)" if self._program_is_lost else ""
+        )
+        return ReplayDifference(f"Replay differs at event {stored.seq} ({stored.event.kind}): {what}{lost}.")
 
 
 class _Recorded:

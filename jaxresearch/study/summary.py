@@ -15,6 +15,7 @@ from jaxresearch.study.drift import drift, drift_warning
 from jaxresearch.study.evidence import study_pair_noise, tested
 from jaxresearch.study.history import Entry, History
 from jaxresearch.study.incidents import incidents_object
+from jaxresearch.study.predictions import calibration, predictions
 from jaxresearch.study.selection import corrected_gain_bpb, gain_bpb
 from jaxresearch.text import one_line
 
@@ -80,6 +81,7 @@ def status_object(history: History, study: str) -> dict[str, Any]:
         "max_tokens": history.max_tokens,
         "failed_proposals": history.failed_proposals,
         "repairs": repairs(history),
+        "calibration": calibration([predictions(history)]),
         "pending": history.pending.number if history.pending is not None else None,
         "stopped": one_line(history.stopped.reason) if history.stopped is not None else None,
         "events": history.seq,

@@ -167,6 +167,8 @@ def proposal_error(history: History, proposal: Proposal) -> str | None:
         return f"There is no experiment {proposal.parent} to build on. Use 0 to {len(history.entries) - 1}."
     if not history.entries[proposal.parent].experiment.commit:
         return f"Experiment {proposal.parent} is not ready to be built on. Use the incumbent."
+    if proposal.repairs is not None and not 0 < proposal.repairs < len(history.entries):
+        return f"There is no experiment {proposal.repairs} to repair."
     try:
         decode(encode(Proposed(round=0, number=0, proposal=proposal)))
     except ValueError as error:

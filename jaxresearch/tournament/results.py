@@ -17,8 +17,9 @@ from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.study.confirm import is_confirmed
 from jaxresearch.study.events import Decided
 from jaxresearch.study.history import History, fold
+from jaxresearch.study.predictions import calibration
 from jaxresearch.study.study import Study
-from jaxresearch.tournament.accounts import Account, account, band, calibration, repair_rate
+from jaxresearch.tournament.accounts import Account, account, band, repair_rate
 from jaxresearch.tournament.plan import Arm, budget_text, control_of
 from jaxresearch.tournament.tournament import Tournament
 
@@ -230,7 +231,7 @@ def _strategy(arm: Arm, runs: list[ArmRepeat]) -> dict[str, Any]:
         "rates": {verdict: count / tried for verdict, count in counts.items()} if tried else {},
         "failed_proposal_rate": 1 - tried / asked if asked else 0.0,
         "repair_rate": repair_rate([each.account for each in runs]),
-        "calibration": calibration([each.account for each in runs]),
+        "calibration": calibration([each.account.predictions for each in runs]),
         "accelerator_seconds_per_experiment": sum(each.accelerator_seconds for each in runs) / tried if tried else None,
         "accelerator_seconds_per_keep": sum(each.accelerator_seconds for each in runs) / counts["keep"]
         if counts["keep"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 import random
+import time
 import tomllib
 
 import pytest
 
+from agents.researcher import ask
 from jaxresearch.experiment import Verdict
 from jaxresearch.proposal import Edit, Proposal
 from jaxresearch.strategy import StrategyOptions
@@ -98,6 +101,69 @@ class Lazy(_Base):
         return []
 
 
+class NotAsync(_Base):
+    def propose(self, view, slots):
+        return [batch(len(view.experiments))]
+
+
+class InATuple(_Base):
+    """A study takes nothing but a list."""
+
+    async def propose(self, view, slots):
+        return (batch(len(view.experiments)),)
+
+
+class NoOptions:
+    async def propose(self, view, slots):
+        return [batch(len(view.experiments))]
+
+
+class NeedsAnOption(_Base):
+    class Options(StrategyOptions):
+        step: float
+
+    async def propose(self, view, slots):
+        return [batch(len(view.experiments))]
+
+
+class TimeOfDay(_Base):
+    async def propose(self, view, slots):
+        return [batch(len(view.experiments), predicted_bpb=time.perf_counter())]
+
+
+class RepairsNothing(_Base):
+    async def propose(self, view, slots):
+        return [batch(len(view.experiments), repairs=99)]
+
+
+class MovesTheContext(_Base):
+    async def propose(self, view, slots):
+        return [Proposal(parent=0, hypothesis="longer", config={"context": 256 + len(view.experiments)})]
+
+
+class NotANumber(_Base):
+    async def propose(self, view, slots):
+        return [Proposal(parent=0, hypothesis="nan", config={"weight_decay": math.nan})]
+
+
+class AsksAtRandom(_Base):
+    """Asks the model once or, as chance has it, twice."""
+
+    more = True
+    asked = 0
+
+    async def propose(self, view, slots):
+        type(self).asked += 1
+        if (self.asked <= 4) is self.more:  # `play` and the first comparison are two rounds each
+            await ask(view, 0)
+        await ask(view, 0)
+        return [batch(len(view.experiments))]
+
+
+class AsksMoreAndMore(AsksAtRandom):
+    more = False
+
+
 @pytest.mark.parametrize(
     ("faulty", "message"),
     [
@@ -109,6 +175,15 @@ class Lazy(_Base):
         (BadEdit, "does not apply"),
         (Future, "not there yet"),
         (Lazy, "nothing to propose"),
+        (Fragile, "raised TypeError: .* there was: crash"),
+        (NotAsync, "async def"),
+        (InATuple, "a tuple, not a list"),
+        (NoOptions, "must be a StrategyOptions"),
+        (NeedsAnOption, "no default for step"),
+        (TimeOfDay, "'batch 1' with another predicted_bpb"),
+        (RepairsNothing, "repairs experiment 99"),
+        (MovesTheContext, "the laboratory's own"),
+        (NotANumber, "not finite"),
     ],
 )
 def test_the_kit_catches(faulty, message):
@@ -116,9 +191,14 @@ def test_the_kit_catches(faulty, message):
         check_strategy(faulty, experiments=5)
 
 
-def test_the_kit_catches_a_strategy_that_a_crash_breaks():
-    with pytest.raises(TypeError):
-        check_strategy(Fragile, experiments=5)
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [(AsksAtRandom, "recorded replies of the model unused"), (AsksMoreAndMore, "model answers no more")],
+)
+def test_the_kit_catches_a_strategy_that_does_not_ask_the_same_again(faulty, message):
+    faulty.asked = 0
+    with pytest.raises(ConformanceError, match=message):
+        check_strategy(faulty, experiments=2)
 
 
 def test_independent_is_not_moved_by_outcomes():

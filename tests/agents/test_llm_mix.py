@@ -29,6 +29,12 @@ def test_turns_follow_the_shares_and_are_a_function_of_the_round():
     assert Counter(turns[:4]) == {"anthropic:a": 2, "openai:b": 1, "ollama:llama3:8b": 1}
     assert parse_llms("builtin").turn(7).models == ("builtin",)
     assert parse_llms("vertex:claude@20250929").models == ("vertex:claude@20250929",)
+    assert parse_llms("vertex:claude@20250929@1, builtin").turn(0).models == ("vertex:claude@20250929",)
+
+
+def test_a_date_in_a_name_is_not_taken_for_a_share():
+    with pytest.raises(ConfigurationError, match=r"20250929 in .* is no share.*vertex:claude@20250929@1"):
+        parse_llms("vertex:claude@20250929, builtin")
 
 
 @pytest.mark.parametrize("text", ["", "a,", "a@, b", "a@-1, b", "a@x, b", "a |", "b, a@inf"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -284,6 +285,23 @@ def test_hybrid_holds_its_shares():
     )  # repairs, and turns of a kind that has nothing left
     view_kinds = Hybrid(Hybrid.Options(code_share=1.0)).kinds(play(Hybrid, experiments=2).study.view())
     assert view_kinds == ["code"]
+
+
+def test_hybrid_goes_on_where_code_or_a_person_took_its_numbers_away(model):
+    study = SyntheticStudy(model)
+    without = replace(
+        study.view(), hyperparameters=lambda number: study.declared(number)[:1] if number else HYPERPARAMETERS
+    )
+    study.add(propose(config={"batch": 8}))
+    view = replace(without, experiments=tuple(study.experiments), incumbent=study.experiments[1])
+    assert [axis.name for axis in Space.of(view, 1, ("depth", "batch")).axes] == ["depth"]
+    with pytest.raises(ConfigurationError, match="'bacth' is not searched"):
+        Space.of(view, 1, ("bacth",))
+    taboo = "Taboo: " + ", ".join(each.name for each in HYPERPARAMETERS)
+    played = play(Hybrid, experiments=4, instructions=taboo)
+    assert all(proposal.edits and not proposal.config for (proposal,) in played.rounds)
+    with pytest.raises(ConfigurationError, match="No hyperparameter is left"):
+        play(TPE, experiments=2, instructions=taboo)
 
 
 def test_hybrid_tells_the_model_what_the_optimiser_knows():

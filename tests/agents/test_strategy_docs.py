@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from fake_openai import FakeOpenAI, message
 
 from tests.laboratory import ROOT
 
@@ -26,8 +27,12 @@ def write_files(folder: Path) -> None:
 def package(tmp_path: Path) -> Path:
     """A site folder with the page's files in it, and the metadata that an installer would write."""
     write_files(tmp_path)
-    project = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]
-    metadata = tmp_path / f"{project['name']}-{project['version']}.dist-info"
+    install(tmp_path, tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"])
+    return tmp_path
+
+
+def install(folder: Path, project: dict) -> None:
+    metadata = folder / f"{project['name']}-{project['version']}.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
@@ -37,14 +42,13 @@ def package(tmp_path: Path) -> Path:
         for group, entries in project["entry-points"].items()
     ]
     (metadata / "entry_points.txt").write_text("\n".join(points))
-    return tmp_path
 
 
-def python(package: Path, *arguments: str) -> str:
+def python(package: Path, *arguments: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=package,
-        env={"PYTHONPATH": f"{package}:{ROOT}", "PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu"},
+        env={"PYTHONPATH": f"{package}:{ROOT}", "PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -67,6 +71,57 @@ def test_the_page_s_strategy_is_found_and_passes_the_page_s_own_test(package):
 
 def test_the_page_s_critic_passes_the_page_s_own_test(package):
     assert "1 passed" in python(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_critic.py")
+
+
+def test_the_page_s_model_is_found_asked_and_its_key_kept_secret(package):
+    install(package, tomllib.loads((package / "gateway.toml").read_text())["project"])
+    code = (
+        "import asyncio\n"
+        "from pydantic_ai import Agent\n"
+        "from jaxresearch.llm import laboratory_model\n"
+        "calls = []\n"
+        "said = asyncio.run(Agent(laboratory_model('gateway:gpt-4o', on_call=calls.append)).run('hi sk-of-the-house'))\n"
+        "print(said.output, '|', calls[0].model, '|', calls[0].cost_usd > 0, '|', 'sk-of' in calls[0].request)"
+    )
+    with FakeOpenAI(message("It is there.")) as server:
+        environment = {"GATEWAY_URL": server.url, "GATEWAY_API_KEY": "sk-of-the-house"}
+        said = python(package, "-c", code, **environment).strip().split(" | ")
+    assert said == ["It is there.", "openai:gpt-4o", "True", "False"]
+
+
+DECLARED = {"greedy": "hillclimb:HillClimb", "broken": "no_such_module:X", "bare": "hillclimb:math"}
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ("make_strategy('beam', {}).options.width", "3"),  # what else is broken is no concern of its
+        ("make_strategy('broken', {})", "strategy 'broken' (no_such_module:X) does not import"),
+        ("make_strategy('bare', {})", "'bare' (hillclimb:math) has no Options"),
+        (
+            "make_strategy('greedy', {})",
+            "'greedy' is declared twice: agents.greedy:Greedy of jaxresearch and hillclimb",
+        ),
+        (
+            "resolve_model('builtin')",
+            "'builtin' is declared twice: agents.builtin:BuiltinModel and hillclimb:HillClimb",
+        ),
+        ("resolve_model('nothing')", "(hillclimb:list) gives a list, no pydantic-ai Model"),
+        ("resolve_model('keyless:x')", "'keyless' (gateway:gateway) does not load: KeyError: 'GATEWAY_URL'"),
+    ],
+)
+def test_what_others_declare_wrongly_is_named_when_it_is_asked_for(package, call: str, says: str):
+    models = {"builtin": "hillclimb:HillClimb", "nothing": "hillclimb:list", "keyless": "gateway:gateway"}
+    (package / "hillclimb.py").write_text((package / "hillclimb.py").read_text() + "\nlist = list\n")
+    points = {"jaxresearch.strategies": DECLARED, "jaxresearch.llms": models}
+    install(package, {"name": "careless", "version": "1", "entry-points": points})
+    code = (
+        "from jaxresearch.errors import ConfigurationError\n"
+        "from jaxresearch.llm import resolve_model\n"
+        "from jaxresearch.strategy import make_strategy\n"
+        f"try:\n    print({call})\nexcept ConfigurationError as error:\n    print(error)"
+    )
+    assert says in python(package, "-c", code)
 
 
 def test_the_page_s_package_builds_with_its_tests_beside_it(tmp_path: Path):

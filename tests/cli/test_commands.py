@@ -160,6 +160,8 @@ def test_train_twice_in_two_processes_agrees_to_the_last_digit(process: Callable
         (["run", "--strategy", "wishful"], 2, "no strategy 'wishful'"),
         (["run", "--set", "strategy.widht=3"], 2, "strategy.widht"),
         (["run", "--llm", "nobody:nothing"], 2, "nobody"),
+        (["run", "--llm", "nobody:nothing", "--llm", "builtin"], 2, "nobody"),
+        (["run", "--llm", "vertex:b@20250929, builtin"], 2, "20250929"),
         (["run", "--experiments", "-1"], 2, "experiments"),
         (["run", "--experiments", "many"], 2, "'many' is not a whole number"),
         (["run", "--max-cost", "much"], 2, "'much' is not a number"),

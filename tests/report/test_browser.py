@@ -38,6 +38,7 @@ def test_it_draws_everything(visit, url: str):
     assert page.locator("#progress .chart svg").count() == 1
     assert page.locator("#tree .chart svg path").count() > 1
     assert page.locator("#loss .chart svg g path").count() == 6, "two experiments with three seeds each"
+    assert "40 % expected to be kept" in (page.locator("body").text_content() or "")
     assert page.locator("#kept tbody tr").count() == page.locator(".exp.kept").count() - 1
     steps = page.eval_on_selector_all(".steps a", "all => all.map(each => each.getAttribute('href'))")
     assert steps[-1] == page.locator(".verdict-line a").get_attribute("href"), "what the best one is made of"

@@ -32,6 +32,9 @@ def test_it_agrees_with_status(record: StudyRecord, study: Path):
     assert record.accelerator_seconds == status["accelerator_seconds"]
     assert record.llm_tokens == status["llm_tokens"]
     assert record.integrity.head == status["head"]
+    assert record.calibration == status["calibration"]
+    assert record.calibration is not None
+    assert record.calibration["mean_confidence"] == pytest.approx(0.4)
 
 
 def test_time_and_money_add_up(record: StudyRecord):

@@ -125,6 +125,47 @@ def test_rewriting_without_a_change_is_no_difference(copied: Path):
     assert replayed(copied, Greedy(Greedy.Options())).proposals == 5
 
 
+class Editing(TPE):
+    """A person edits program.md beside it, in every round but the last."""
+
+    def __init__(self, program: Path, texts: list[str]) -> None:
+        super().__init__(TPE.Options())
+        self.program, self.texts = program, texts
+
+    async def propose(self, view, slots):
+        if self.texts:
+            self.program.write_text(self.texts.pop(0))
+        return await super().propose(view, slots)
+
+
+def test_an_edited_program_is_replayed_as_each_round_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SOME_API_KEY", "sk-never-to-be-kept")
+    folder, taboo = tmp_path / "study", "Taboo: depth, width, matrix_lr, sk-never-to-be-kept"
+    run_study(folder, Editing(folder / "program.md", [taboo, "Be bold.", taboo, ""]), 5).close()
+    asked = [each.event for each in Study.open(folder).events() if isinstance(each.event, ProposalRequested)]
+    kept = taboo.replace("sk-never-to-be-kept", "[redacted]")
+    assert [each.text for each in asked] == ["Be bold.", kept, None, None, None]
+    assert "depth" in {name for each in proposals_of(folder) for name in each.config}
+    assert replayed(folder, TPE(TPE.Options())).proposals == 5
+
+    def older(seq: int, facts: dict) -> None:
+        facts.pop("text", None)
+
+    rewrite(folder, older)
+    with pytest.raises(ReplayDifference, match=r"program.md was edited since, and this ledger does not hold"):
+        replayed(folder, TPE(TPE.Options()))
+
+
+def proposals_of(folder: Path) -> list[Proposal]:
+    return [each.event.proposal for each in Study.open(folder).events() if isinstance(each.event, Proposed)]
+
+
+def test_a_program_that_is_not_what_its_hash_says_is_found_out(copied: Path):
+    rewrite(copied, lambda seq, facts: facts.update(text="Be timid.") if facts.get("text") else None)
+    with pytest.raises(ReplayDifference, match=r"program.md's SHA-256"):
+        replayed(copied, Greedy(Greedy.Options()))
+
+
 def test_another_strategy_is_a_difference(recorded: Path):
     with pytest.raises(ReplayDifference, match="proposed") as raised:
         replayed(recorded, TPE(TPE.Options()))

@@ -259,6 +259,32 @@ def test_an_answer_that_is_no_proposal_is_a_failed_proposal(bench: Bench, answer
     assert verdicts(study) == ["keep"]
 
 
+def test_a_propose_that_is_no_coroutine_costs_a_round_and_no_traceback(bench: Bench):
+    class Plain(Scripted):
+        def propose(self, view: StudyView, slots: int) -> Any:
+            if not self.views:
+                self.views.append(view)
+                raise TypeError("no idea")
+            return super().propose(view, slots)
+
+    bench.config = config(1)
+    study = bench.run(strategy=Plain([gain(0.1)]))
+    assert study.history.last_failure == "the strategy raised TypeError: no idea"
+    assert verdicts(study) == ["keep"]
+
+
+def test_what_repairs_nothing_that_is_there_is_refused(bench: Bench):
+    class Haunted(Scripted):
+        async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
+            self.views.append(view)
+            return [gain(0.1).model_copy(update={"repairs": 7 if len(self.views) == 1 else None})]
+
+    bench.config = config(1)
+    study = bench.run(strategy=Haunted([]))
+    assert study.history.last_failure == "There is no experiment 7 to repair."
+    assert verdicts(study) == ["keep"]
+
+
 def test_a_fatal_error_of_the_strategy_stops_in_its_own_words(bench: Bench):
     bench.config = config(1)
     with pytest.raises(ConfigurationError, match="no such key"):

@@ -8,7 +8,9 @@ import pytest
 from fakes import Bench, Call, config, gain
 
 from jaxresearch.strategy import StrategyOptions, StudyView
-from jaxresearch.tournament.accounts import Account, account, band, calibration, repair_rate
+from jaxresearch.study.predictions import Predictions, calibration
+from jaxresearch.study.summary import status_object
+from jaxresearch.tournament.accounts import Account, account, band, repair_rate
 from jaxresearch.tournament.results import Point
 
 
@@ -31,19 +33,20 @@ class Foreseeing:
 def test_the_account_of_a_study(tmp_path: Path):
     study = Bench(tmp_path / "study", config(2)).run(strategy=Foreseeing())
     found = account(study.history, study.events())
-    assert found.predictions == ((0.9, True), (0.2, False))
-    assert found.misses_bpb == pytest.approx((0.02, 0.18), abs=0.004)
+    assert found.predictions.stated == ((0.9, True), (0.2, False))
+    assert found.predictions.misses_bpb == pytest.approx((0.02, 0.18), abs=0.004)
     assert (found.rounds, found.repaired) == (2, 1)
     assert repair_rate([found]) == 0.5
-    scored = calibration([found])
+    scored = calibration([found.predictions])
     assert scored is not None
     assert scored["brier"] == pytest.approx((0.01 + 0.04) / 2)
     assert scored["brier_of_share"] == 0.25
+    assert status_object(study.history, "")["calibration"] == scored
 
 
 def test_an_arm_that_foresees_nothing_has_no_calibration():
-    empty = Account((), (), 0, 0)
-    assert calibration([empty]) is None
+    empty = Account(Predictions((), ()), 0, 0)
+    assert calibration([empty.predictions]) is None
     assert repair_rate([empty]) is None
 
 

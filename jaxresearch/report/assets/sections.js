@@ -93,9 +93,16 @@ function spending(state) {
         ['of no known price', study.llm_unpriced_tokens ? `${whole(study.llm_unpriced_tokens)} tokens, not in these dollars` : ''],
         ['never answered', study.llm_possible_cost_usd ? `requests that cost at most ${usd(study.llm_possible_cost_usd)} more` : ''],
         ['repairs', study.repairs && study.repairs.tried ? `${plural(study.repairs.tried, 'crashed idea')} tried again, ${whole(study.repairs.kept)} kept` : ''],
+        ['predictions', calibration(study.calibration)],
         ...(study.trials || []).map((said) => ['beside the search', said]),
         ['failed proposals', study.failed_proposals ? `${study.failed_proposals}; the last: ${shorten(study.last_failure, 200)}` : '0'],
         ['per kept change', study.verdicts.keep ? `${duration(study.accelerator_seconds / study.verdicts.keep)} of accelerator, ${usd(study.llm_cost_usd / study.verdicts.keep)}` : '–']])))];
+}
+
+function calibration(found) {
+  if (!found) return '';
+  const miss = known(found.median_miss_bpb) ? `; changes off by ${found.median_miss_bpb.toFixed(4)} bpb in the median` : '';
+  return `${percent(found.mean_confidence)} expected to be kept, ${percent(found.kept_share)} of ${whole(found.predictions)} were; Brier score ${found.brier.toFixed(3)}, of that share alone ${found.brier_of_share.toFixed(3)}${miss}`;
 }
 
 function integrity(state) {
