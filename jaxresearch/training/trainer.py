@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,10 @@ Leaves = list[jax.Array]
 
 @dataclass(frozen=True)
 class CompiledProgram:
-    """Executables of one program: init(seed, *traced), steps[phase](leaves, tokens, progress, traced)."""
+    """Executables of one program: init(seed, *traced), steps[phase](leaves, tokens, progress, traced).
+
+    warm: the phases whose step has run in this process.
+    """
 
     program: LoadedProgram
     placement: Placement
@@ -45,6 +48,7 @@ class CompiledProgram:
     steps: tuple[stages.Compiled, ...]
     compile_seconds: float
     peak_memory_bytes: int
+    warm: set[int] = field(default_factory=set, compare=False)
 
 
 @dataclass(frozen=True)
@@ -318,13 +322,18 @@ def _window(meter: Meter, *, queued: int) -> int:
 
 
 def _warm_up(compiled: CompiledProgram, values: list, seed: int, sources: Sequence[BatchSource]) -> bool:
-    """Run each executable once on a state that is thrown away. Returns whether another seed gives another init."""
+    """Run each executable that never ran, on a state that is thrown away. Returns whether two seeds give two inits."""
     ours = compiled.init(np.uint32(seed), values)
     other = list(compiled.init(np.uint32((seed + 1) % 2**32), values))
     differs = _differ(ours, other)
     del ours  # no step's plan has room for a second state
-    for step, source, (_, batch, _) in zip(compiled.steps, sources, compiled.program.manifest.phases, strict=True):
-        other, _ = step(other, draw(compiled.placement, source, 0, batch)[0], np.float32(0.0), values)
+    together = compiled.placement.spans_processes  # all must do the same, and a process does not know what others did
+    for phase, (step, source, (_, batch, _)) in enumerate(
+        zip(compiled.steps, sources, compiled.program.manifest.phases, strict=True)
+    ):
+        if together or phase not in compiled.warm:
+            other, _ = step(other, draw(compiled.placement, source, 0, batch)[0], np.float32(0.0), values)
+            compiled.warm.add(phase)
     jax.block_until_ready(other)
     return differs
 
@@ -339,7 +348,9 @@ def state_targets(compiled: CompiledProgram) -> list[jax.ShapeDtypeStruct]:
 
 
 def _differ(left: Leaves, right: Leaves) -> bool:
-    return any(not bool(jnp.array_equal(a, b)) for a, b in zip(left, right, strict=True))
+    """The smallest leaves first, on the host: jax would compile a comparison for every shape."""
+    pairs = sorted(zip(left, right, strict=True), key=lambda pair: pair[0].nbytes)
+    return any(not (np if a.is_fully_addressable else jnp).array_equal(a, b) for a, b in pairs)
 
 
 def _settle(entry: tuple[int, float, jax.Array], curve: _Curve, failed: Callable) -> float:

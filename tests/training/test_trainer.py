@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +93,22 @@ def test_training_is_the_plain_loop_and_warming_up_trains_nothing(compiled, step
     assert trained.loss == losses[-1]
     assert np.array_equal(trained.leaves[0], weight)
     assert np.array_equal(trained.leaves[1], seen)
+
+
+def test_a_step_warms_up_once(compiled):
+    program, called = compiled(), 0
+
+    def counted(*arguments):
+        nonlocal called
+        called += 1
+        return step_of_program(*arguments)
+
+    (step_of_program,) = program.steps
+    program = replace(program, steps=(counted,), warm=set())
+    for expected in (3 + 1, 3, 3):
+        called = 0
+        run(program, "3steps")
+        assert called == expected
 
 
 def test_the_step_is_told_the_share_of_the_budget_that_is_spent(compiled):
