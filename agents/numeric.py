@@ -8,15 +8,15 @@ waits is pending; duplicates and what the infrastructure lost say nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
 
 from agents.posterior import against_baseline, usable
-from agents.space import Space, values_of
+from agents.space import Space, check_names, searchable, values_of
 from jaxresearch.experiment import Experiment, Verdict
-from jaxresearch.proposal import Proposal, Scalar
+from jaxresearch.proposal import Hyperparameter, Proposal, Scalar
 from jaxresearch.strategy import ProposalError, StrategyOptions, StudyView
 
 ATTEMPTS, CHECKS = 100, 25
@@ -28,6 +28,9 @@ class NumericOptions(StrategyOptions):
     """What every config-only strategy lets one set."""
 
     names: tuple[str, ...] = Field(default=(), description="hyperparameters to search; all with bounds when empty")
+
+    def check(self, hyperparameters: Sequence[Hyperparameter]) -> None:
+        check_names(self.names, searchable(hyperparameters))
 
 
 @dataclass(frozen=True)

@@ -86,11 +86,8 @@ class Space:
         What program.md makes taboo stays as it is. A name that only the baseline has was taken away by code on the way.
         Raises `NothingToSearchError`, and `ConfigurationError` for a name that never was.
         """
-        found = _axes(view, parent)
-        known = {**_axes(view, 0), **found}
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ConfigurationError(f"strategy.names: {unknown[0]!r} is not searched.", fix=f"Use {', '.join(known)}.")
+        found = searchable(view.hyperparameters(parent))
+        check_names(names, {**searchable(view.hyperparameters(0)), **found})
         wanted = {name for name in set(names) or set(found) if not touched([name], taboos(view.instructions))}
         axes = tuple(axis for name, axis in found.items() if name in wanted and (axis.is_ordered or not ordered))
         if not axes:
@@ -137,8 +134,16 @@ def values_of(view: StudyView) -> list[dict[str, Scalar]]:
     return values
 
 
-def _axes(view: StudyView, number: int) -> dict[str, Axis]:
-    return {axis.name: axis for axis in map(_axis, view.hyperparameters(number)) if axis is not None}
+def check_names(names: Iterable[str], known: Mapping[str, Axis]) -> None:
+    """Raise `ConfigurationError` for the first of `names` that is not among the axes."""
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise ConfigurationError(f"strategy.names: {unknown!r} is not searched.", fix=f"Use {', '.join(known)}.")
+
+
+def searchable(hyperparameters: Iterable[Hyperparameter]) -> dict[str, Axis]:
+    """Those that can be searched, by name."""
+    return {axis.name: axis for axis in map(_axis, hyperparameters) if axis is not None}
 
 
 def _axis(each: Hyperparameter) -> Axis | None:

@@ -6,7 +6,7 @@ resume and replay depend on that. Keep, discard, budgets, retries and scores are
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
@@ -99,6 +99,9 @@ class StrategyOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def check(self, hyperparameters: Sequence[Hyperparameter]) -> None:
+        """Raise `ConfigurationError` where they do not fit what the baseline declares. Asked before it is trained."""
+
 
 @runtime_checkable
 class Strategy(Protocol):
@@ -167,12 +170,25 @@ def make_strategy(name: str, options: Mapping[str, object]) -> Strategy:
 
     No other one is imported: a broken plug-in stops none but its own studies.
     """
+    factory = _named(name)
+    return factory(_options(name, factory, options))
+
+
+def check_options(name: str, options: Mapping[str, object], hyperparameters: Sequence[Hyperparameter]) -> None:
+    """Raise `ConfigurationError` where the options of the strategy `name` do not fit a baseline's hyperparameters."""
+    _options(name, _named(name), options).check(hyperparameters)
+
+
+def _named(name: str) -> type[Strategy]:
     installed = strategy_names()
     if name not in installed:
         raise ConfigurationError(f"strategy.name: no strategy {name!r}.", fix=f"Installed: {', '.join(installed)}.")
-    factory = _installed(name).factory
+    return _installed(name).factory
+
+
+def _options(name: str, factory: type[Strategy], options: Mapping[str, object]) -> StrategyOptions:
     try:
-        return factory(factory.Options(**options))
+        return factory.Options(**options)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

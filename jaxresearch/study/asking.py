@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from jaxresearch.errors import JaxresearchError
+from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.proposal import EditError, Proposal
-from jaxresearch.strategy import ProposalError, Strategy, StudyView
+from jaxresearch.strategy import ProposalError, Strategy, StudyView, check_options
 from jaxresearch.study.events import Event, ProposalFailed, ProposalRequested, Proposed
 from jaxresearch.study.history import History
 from jaxresearch.study.stopping import Interrupted
@@ -14,6 +15,13 @@ from jaxresearch.study.view import proposal_error
 from jaxresearch.text import clean
 
 NOTHING_LEFT = "the strategy has nothing left to try"
+
+
+def check_fit(history: History) -> None:
+    """Raise `ConfigurationError` where the strategy's options do not fit the traced baseline."""
+    trace, wanted = history.baseline.trace, history.config.strategy
+    if isinstance(trace, TracedCandidate):
+        check_options(wanted.name, wanted.options, trace.hyperparameters)
 
 
 async def asked(strategy: Strategy, view: StudyView, slots: int) -> list[Proposal]:

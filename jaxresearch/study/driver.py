@@ -17,7 +17,7 @@ from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.strategy import Strategy
 from jaxresearch.study.ahead import Ahead
 from jaxresearch.study.approval import Approver, Gate
-from jaxresearch.study.asking import NOTHING_LEFT, asked, events_of_round
+from jaxresearch.study.asking import NOTHING_LEFT, asked, check_fit, events_of_round
 from jaxresearch.study.events import (
     ProposalRequested,
     RunFinished,
@@ -113,6 +113,7 @@ class Driver:
         self._journal.record(SessionStarted(pid=os.getpid(), host=socket.gethostname(), **self._caps))
         self._point_at_incumbent()
         try:
+            check_fit(self._history)
             ending = await self._until_the_end()
         except Interrupted:
             ending = self._end_of_time() or Ending("interrupted", finished=False, interrupted=True)
@@ -207,6 +208,8 @@ class Driver:
             )
         size = code_size(candidate, self._workspace.candidate(self._workspace.resolve("baseline")))
         self._journal.record(Traced(number=entry.number, commit=commit, tree=tree, outcome=outcome, size=size))
+        if entry.number == 0:
+            check_fit(self._history)
 
     async def _refused(self, entry: Entry, candidate: Candidate) -> TraceFailure | None:
         """A failure in the place of a trace, when a person does not want these sources traced."""
