@@ -74,6 +74,11 @@ class CompletedRun(BaseModel):
     audit_seconds: float = 0.0
     probe_seconds: float = Field(default=0.0, description="of early scores, between training's steps")
     trace_seconds: float
+    verify_seconds: float = Field(default=0.0, description="of verifying the program's StableHLO, and storing it")
+    setup_seconds: float = Field(
+        default=0.0, description="of training, off its clock: warm-up, first state, checkpoints"
+    )
+    keep_seconds: float = Field(default=0.0, description="of ending its checkpoints, and keeping a final state")
     total_seconds: float
     tokens_per_second: float
     mfu: float | None
@@ -117,7 +122,15 @@ class FailedRun(BaseModel):
     program: str = ""
     step: int | None = None
     total_seconds: float = 0.0
+    trace_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    setup_seconds: float = 0.0
     train_seconds: float = 0.0
+    probe_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    audit_seconds: float = 0.0
+    keep_seconds: float = 0.0
     flops: float = 0.0
     traceback: str = ""
     audits: tuple[Audit, ...] = ()

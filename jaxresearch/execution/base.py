@@ -48,6 +48,7 @@ class TracedCandidate(BaseModel):
     parameters: int
     sandbox: str
     trace_seconds: float
+    verify_seconds: float = 0.0
     flags: tuple[str, ...] = ()
     program_bytes: int | None = None
 
@@ -84,6 +85,7 @@ class RunRequest(BaseModel):
     reference_bpb: float | None = None
     wall_cap_seconds: float
     trace_seconds: float = 0.0
+    verify_seconds: float = 0.0
     sandbox: str = ""
     keep_state: bool = False
     split: RunSplit = "validation"

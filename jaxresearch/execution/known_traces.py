@@ -45,6 +45,7 @@ class KnownTraces:
                 "traced": values,
                 "hyperparameters": tuple(_with_value(h, values) for h in found.hyperparameters),
                 "trace_seconds": 0.0,
+                "verify_seconds": 0.0,
             }
         )
 

@@ -155,8 +155,10 @@ class LocalExecutor:
         if isinstance(traced, TraceFailure):
             return traced
         with tempfile.TemporaryDirectory(prefix="trace-", dir=self._house.inbox, ignore_cleanup_errors=True) as scratch:
+            began = time.monotonic()
             result = await self._verify(traced, self._sandbox.tier, Path(scratch))
         if isinstance(result, TracedCandidate):
+            result = result.model_copy(update={"verify_seconds": time.monotonic() - began})
             self._known.remember(candidate, result)
         return result
 

@@ -67,15 +67,18 @@ def run_program(host: RunHost, request: RunRequest) -> CompletedRun | FailedRun:
     if not host.runs_are_common():
         return _run(host, request, None).model_copy(update={"checkpoint_note": _NOT_COMMON})
     checkpoints = _checkpoints(host, request)
-    name = ""
+    name, ran = "", time.monotonic()
     try:
         outcome = _run(host, request, checkpoints)
+        ran = time.monotonic()
         if not host.peers.spoilt:
             name = checkpoints.end(outcome.steps if isinstance(outcome, CompletedRun) else None)
     finally:
         if not host.peers.spoilt:  # else one would wait for processes that will not come; this one ends soon
             checkpoints.close()
-    facts = {"resumed": checkpoints.resumed, "checkpoint_note": checkpoints.note}
+    keep_seconds = time.monotonic() - ran
+    facts = {"resumed": checkpoints.resumed, "checkpoint_note": checkpoints.note, "keep_seconds": keep_seconds}
+    facts |= {"total_seconds": outcome.total_seconds + keep_seconds}
     return outcome.model_copy(update=facts | ({"checkpoint": name} if name else {}))
 
 
@@ -102,6 +105,10 @@ def _checkpoints(host: RunHost, request: RunRequest) -> Checkpoints:
 
 def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) -> CompletedRun | FailedRun:
     started = time.monotonic()
+    spent = {"trace_seconds": request.trace_seconds, "verify_seconds": request.verify_seconds}
+
+    def total() -> float:
+        return time.monotonic() - started + request.trace_seconds + request.verify_seconds
 
     def failed(verdict: Verdict, reason: str, **facts) -> FailedRun:
         return FailedRun(
@@ -110,7 +117,8 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
             reason=reason,
             seed=request.seed,
             program=request.program,
-            total_seconds=time.monotonic() - started + request.trace_seconds,
+            total_seconds=total(),
+            **spent,
             **facts,
         )
 
@@ -120,7 +128,7 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
 
     host.progress(RunProgress("compile"), force=True)
     try:
-        compiled, scorer, compile_seconds = host.executables(request.program)
+        compiled, scorer, spent["compile_seconds"] = host.executables(request.program)
     except JaxresearchError:
         raise
     except Exception as error:  # XLA's word on a module that it cannot compile
@@ -131,7 +139,12 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
             Verdict.CRASH, f"out of memory: XLA plans {needed / 1e9:.1f} GB, and there are {there / 1e9:.1f} GB"
         )
     host.progress(RunProgress("train"), force=True)
-    probing = _probing(host, request, scorer)
+    probing, training = _probing(host, request, scorer), time.monotonic()
+
+    def end_of_training(train_seconds: float) -> None:
+        off_clock = time.monotonic() - training - train_seconds - probing.seconds
+        spent.update(probe_seconds=probing.seconds, setup_seconds=max(0.0, off_clock))
+
     try:
         trained = train(
             compiled,
@@ -146,15 +159,16 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
         )
     except TrainingFailedError as error:
         verdict = Verdict.TIMEOUT if error.timeout else Verdict.DISCARD if error.hopeless else Verdict.CRASH
-        spent = {"train_seconds": error.seconds, "flops": error.flops}
+        end_of_training(error.seconds)
+        until = {"train_seconds": error.seconds, "flops": error.flops, "step": error.step, "curve": error.curve}
         if probing.broken is not None:
-            broke_rule = {"audits": (probing.broken,), "step": error.step, "curve": error.curve, **spent}
-            return failed(Verdict.INVALID, _said_of(probing.broken), **broke_rule)
-        return failed(verdict, error.reason, step=error.step, curve=error.curve, probes=tuple(probing.points), **spent)
+            return failed(Verdict.INVALID, _said_of(probing.broken), audits=(probing.broken,), **until)
+        return failed(verdict, error.reason, probes=tuple(probing.points), **until)
     except JaxresearchError:
         raise
     except Exception as error:
         return broke(error, "training")
+    end_of_training(trained.train_seconds)
     host.progress(RunProgress("score", 1.0, trained.loss, trained.steps), force=True)
     so_far = {"train_seconds": trained.train_seconds, "flops": trained.flops, "curve": trained.curve}
     so_far["step"] = trained.steps
@@ -167,10 +181,12 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
         return failed(Verdict.INVALID, f"not finite: {error}", **so_far)
     except Exception as error:
         return broke(error, "scoring", **so_far)
+    spent["eval_seconds"] = scored.seconds + (tested.seconds if tested is not None else 0.0)
     audit_started = time.monotonic()
     audits = _audit(host, request, AuditSubject(scorer, trained.leaves, host.rows), scored, randomness)
     if sealed is not None and tested is not None:
         audits += routine_audits(AuditSubject(scorer, trained.leaves, sealed), tested, randomness)
+    spent["audit_seconds"] = time.monotonic() - audit_started
     broken = next((audit for audit in audits if not audit.passed), None)
     if broken is not None:
         return failed(Verdict.INVALID, _said_of(broken), audits=audits, **so_far)
@@ -188,12 +204,8 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
         tokens=trained.tokens,
         flops=trained.flops,
         train_seconds=trained.train_seconds,
-        compile_seconds=compile_seconds,
-        eval_seconds=scored.seconds + (tested.seconds if tested is not None else 0.0),
-        audit_seconds=time.monotonic() - audit_started,
-        probe_seconds=probing.seconds,
-        trace_seconds=request.trace_seconds,
-        total_seconds=time.monotonic() - started + request.trace_seconds,
+        total_seconds=total(),
+        **spent,
         tokens_per_second=trained.tokens / trained.train_seconds if trained.train_seconds else 0.0,
         mfu=model_flops_utilisation(
             machine["device"],

@@ -54,6 +54,7 @@ async def train_once(
             budget=config.budget,
             wall_cap_seconds=config.limits.train_seconds,
             trace_seconds=traced.trace_seconds,
+            verify_seconds=traced.verify_seconds,
             sandbox=traced.sandbox,
         )
         return await executor.run(request, on_progress)

@@ -110,6 +110,11 @@ class RunRecord(_Record):
     audit_seconds: Figure = None
     probe_seconds: Figure = Field(default=None, description="of early scores, between training's steps")
     trace_seconds: Figure = None
+    verify_seconds: Figure = Field(default=None, description="of verifying the program's StableHLO, and storing it")
+    setup_seconds: Figure = Field(
+        default=None, description="of training, off its clock: warm-up, first state, checkpoints"
+    )
+    keep_seconds: Figure = Field(default=None, description="of ending its checkpoints, and keeping a final state")
     total_seconds: Figure = None
     tokens_per_second: Figure = None
     mfu: Figure = Field(default=None, description="model FLOPs utilisation, 0 to 1")

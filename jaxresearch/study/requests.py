@@ -52,6 +52,7 @@ def request_of(
         reference_bpb=reference.val_bpb if reference is not None else None,
         wall_cap_seconds=wall_cap_seconds(history),
         trace_seconds=trace.trace_seconds,
+        verify_seconds=trace.verify_seconds,
         sandbox=trace.sandbox,
         keep_state=keep_state,
         split=split,

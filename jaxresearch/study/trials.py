@@ -117,6 +117,7 @@ def request_of_arm(history: History, trial: Trial, arm: str, seed: int) -> RunRe
         budget=trial.event.budget,
         wall_cap_seconds=config.limits.train_seconds,
         trace_seconds=trace.trace_seconds,
+        verify_seconds=trace.verify_seconds,
         sandbox=trace.sandbox,
     )
 

@@ -25,7 +25,7 @@ from jaxresearch.text import one_line
 
 _RUN = (
     "val_bpb test_bpb loss steps tokens flops train_seconds compile_seconds eval_seconds audit_seconds probe_seconds "
-    "tokens_per_second mfu peak_memory_bytes parameters device"
+    "trace_seconds verify_seconds setup_seconds keep_seconds tokens_per_second mfu peak_memory_bytes parameters device"
 ).split()
 
 

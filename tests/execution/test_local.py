@@ -93,13 +93,30 @@ def test_a_change_of_a_runtime_input_needs_no_trace_and_scores_as_if_it_had_one(
     fresh = make_laboratory()
     traced = fresh.traced(changed)
     assert traced.trace_seconds > 0
-    assert traced.model_copy(update={"trace_seconds": 0.0}) == quick
+    assert traced.model_copy(update={"trace_seconds": 0.0, "verify_seconds": 0.0}) == quick
     laboratory.run(baseline)
     changed_run = laboratory.run(quick)
     assert changed_run.compile_seconds == 0.0
     scores = changed_run.val_bpb, fresh.run(traced).val_bpb
     assert scores[0] == scores[1] != laboratory.run(baseline).val_bpb
     fresh.close()
+
+
+PHASES = "trace verify compile setup train probe eval audit keep".split()
+
+
+def test_the_time_of_each_phase_stands_in_the_record(laboratory, baseline):
+    before = {name: getattr(baseline, name) for name in ("trace_seconds", "verify_seconds")}
+    done, failed = laboratory.run(baseline, **before), laboratory.run(baseline, wall_cap_seconds=1e-6, **before)
+    assert (done.status, failed.status) == ("completed", "failed")
+    for run in (done, failed):
+        seconds = {name: getattr(run, f"{name}_seconds") for name in PHASES}
+        assert min(seconds.values()) >= 0
+        assert seconds["trace"] == baseline.trace_seconds > 0
+        assert seconds["verify"] == baseline.verify_seconds > 0
+        assert seconds["setup"] > 0
+        assert sum(seconds.values()) <= run.total_seconds + 1e-6
+    assert done.eval_seconds > 0 == failed.eval_seconds
 
 
 @pytest.mark.parametrize(
