@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.proposal import EditError, Proposal
-from jaxresearch.strategy import ProposalError, Strategy, StudyView, check_options
+from jaxresearch.strategy import ProposalError, Strategy, StudyView, check_options, strategy_names
 from jaxresearch.study.events import Event, ProposalFailed, ProposalRequested, Proposed
 from jaxresearch.study.history import History
 from jaxresearch.study.stopping import Interrupted
@@ -18,9 +18,12 @@ NOTHING_LEFT = "the strategy has nothing left to try"
 
 
 def check_fit(history: History) -> None:
-    """Raise `ConfigurationError` where the strategy's options do not fit the traced baseline."""
+    """Raise `ConfigurationError` where the strategy's options do not fit the traced baseline.
+
+    One that is not installed was handed in by a program, which made its options.
+    """
     trace, wanted = history.baseline.trace, history.config.strategy
-    if isinstance(trace, TracedCandidate):
+    if isinstance(trace, TracedCandidate) and wanted.name in strategy_names():
         check_options(wanted.name, wanted.options, trace.hyperparameters)
 
 
