@@ -25,8 +25,9 @@ from scipy import stats
 
 from jaxresearch.experiment import CompletedRun, Verdict
 from jaxresearch.statistics import early
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.evidence import study_pair_noise
-from jaxresearch.study.history import Entry, History, fold
+from jaxresearch.study.history import History, fold
 from jaxresearch.study.ledger import Ledger
 
 WINDOW = 0.08

@@ -27,9 +27,10 @@ from jaxresearch.study.confirm import is_confirmed, said_of_test
 from jaxresearch.study.costs import Costs
 from jaxresearch.study.cuts import cuts
 from jaxresearch.study.drift import drift_warning
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.evidence import study_pair_noise
 from jaxresearch.study.heartbeat import liveness
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.history import History
 from jaxresearch.study.layout import StudyLayout
 from jaxresearch.study.selection import corrected_gain_bpb, gain_bpb
 from jaxresearch.study.steps import out_of_time

@@ -28,7 +28,8 @@ from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.confirm import conclusion as confirmed_in_words
 from jaxresearch.study.cuts import cuts
 from jaxresearch.study.drift import drift_warning
-from jaxresearch.study.history import Entry, History, fold
+from jaxresearch.study.entry import Entry
+from jaxresearch.study.history import History, fold
 from jaxresearch.study.layout import StudyLayout, no_study
 from jaxresearch.study.ledger import Ledger, StoredEvent
 from jaxresearch.study.pairing import contest_scores

@@ -66,7 +66,7 @@ def routine_audits(subject: AuditSubject, scored: Score, randomness: np.random.G
     must not move is compared with what was scored.
     """
     batches, rows, width = subject.rows.shape
-    stayed, cuts, aside, worst, before = 0, 0, 0.0, None, 0.0
+    stayed, aside, tried = 0, 0.0, []
     for batch in map(int, randomness.choice(batches, size=max(1, batches // 10), replace=False)):
         original = subject.rows[batch]
         kept, replaced, parted = np.split(randomness.permutation(rows), _shares(rows))
@@ -76,12 +76,9 @@ def routine_audits(subject: AuditSubject, scored: Score, randomness: np.random.G
             altered[cut.row, cut.position :] = _other_text(subject.rows, cut, randomness)
         nats, trace, _ = subject.scorer(subject.leaves, altered[:, :-1], original[:, 1:], scored.probe)
         moved = np.maximum(_distance(scored.nats[batch], nats), _distance(scored.trace[batch], trace))
-        aside = max(aside, float(moved[kept].max(initial=0.0)))
-        for cut in trials:
-            seen = float(moved[cut.row, : cut.position].max())
-            before, worst = (seen, cut) if seen > before else (before, worst)
-        stayed, cuts = stayed + len(kept), cuts + len(trials)
-    return _independence(aside, stayed), _causality(before, worst, cuts)
+        stayed, aside = stayed + len(kept), max(aside, float(moved[kept].max(initial=0.0)))
+        tried += [(cut, moved[cut.row]) for cut in trials]
+    return _independence(aside, stayed), _causality(tried)
 
 
 def _shares(rows: int) -> tuple[int, int]:
@@ -155,7 +152,8 @@ def gain_audits(
 
 def check_causality(subject: AuditSubject, cuts: list[Cut], randomness: np.random.Generator) -> Audit:
     """Run each cut's row as it is and with another suffix, in one slot of one executable; compare before the cut."""
-    return _causality_of([_try_cuts(subject, group, randomness) for group in _groups(subject, cuts, randomness)])
+    trials = [_try_cuts(subject, group, randomness) for group in _groups(subject, cuts, randomness)]
+    return _causality(_of_each_cut(trials))
 
 
 def check_gain(
@@ -175,7 +173,7 @@ def check_gain(
         max_deviation=deviation,
         detail=detail,
     )
-    return _causality_of(trials).model_copy(update={"name": "causality by gain"}), company
+    return _causality(_of_each_cut(trials)).model_copy(update={"name": "causality by gain"}), company
 
 
 @dataclass(frozen=True)
@@ -196,19 +194,19 @@ def _try_cuts(subject: AuditSubject, group: list[Cut], randomness: np.random.Gen
     return _Trial(group, nats, moved)
 
 
-def _causality_of(trials: list[_Trial]) -> Audit:
+def _of_each_cut(trials: list[_Trial]) -> list[tuple[Cut, np.ndarray]]:
+    return [(cut, trial.moved[slot]) for trial in trials for slot, cut in enumerate(trial.cuts)]
+
+
+def _causality(tried: list[tuple[Cut, np.ndarray]]) -> Audit:
+    """tried: cuts, and how far the logits of each one's row moved, f64[T]."""
     deviation, worst = 0.0, None
-    for trial in trials:
-        for slot, cut in enumerate(trial.cuts):
-            seen = float(trial.moved[slot, : cut.position].max())
-            if seen > deviation:
-                deviation, worst = seen, cut
-    return _causality(deviation, worst, sum(len(trial.cuts) for trial in trials))
-
-
-def _causality(deviation: float, worst: Cut | None, probes: int) -> Audit:
+    for cut, moved in tried:
+        seen = float(moved[: cut.position].max())
+        if seen > deviation:
+            deviation, worst = seen, cut
     detail = "" if worst is None else f"logits before position {worst.position} move when only later text changes"
-    return Audit(name="causality", passed=worst is None, probes=probes, max_deviation=deviation, detail=detail)
+    return Audit(name="causality", passed=worst is None, probes=len(tried), max_deviation=deviation, detail=detail)
 
 
 def _independence(deviation: float, probes: int) -> Audit:

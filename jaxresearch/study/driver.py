@@ -18,6 +18,7 @@ from jaxresearch.strategy import Strategy
 from jaxresearch.study.ahead import Ahead
 from jaxresearch.study.approval import Approver, Gate
 from jaxresearch.study.asking import NOTHING_LEFT, asked, check_fit, events_of_round
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.events import (
     ProposalRequested,
     RunFinished,
@@ -28,7 +29,7 @@ from jaxresearch.study.events import (
     TraceOutcome,
 )
 from jaxresearch.study.foresight import Foresight
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.history import History
 from jaxresearch.study.identity import candidate_fingerprint, round_seed, text_fingerprint
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.requests import attempt, search_request

@@ -6,8 +6,9 @@ from collections.abc import Hashable, Iterable
 
 from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.statistics.noise import NoiseFloor, Scores, pair_noise
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.events import TraceOutcome
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.history import History
 from jaxresearch.study.pairing import pairs_of, reach
 from jaxresearch.study.trial import Trial
 

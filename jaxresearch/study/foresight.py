@@ -13,8 +13,9 @@ from jaxresearch.execution.base import RunRequest, TracedCandidate, TraceFailure
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
 from jaxresearch.proposal import Candidate, EditError, apply
 from jaxresearch.statistics.acceptance import Acceptance
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.events import Event, RunFinished, Traced, TraceOutcome
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.history import History
 from jaxresearch.study.identity import candidate_fingerprint, run_seeds
 from jaxresearch.study.ledger import StoredEvent
 from jaxresearch.study.requests import search_request

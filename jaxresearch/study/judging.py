@@ -16,9 +16,10 @@ from jaxresearch.statistics.acceptance import Acceptance, Discard, Keep, RunIncu
 from jaxresearch.statistics.noninferiority import NonInferiority
 from jaxresearch.statistics.plausibility import holds_again, suspicion
 from jaxresearch.study.constraints import broken_by_memory, broken_by_time
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.events import Decided, Quarantined
 from jaxresearch.study.evidence import contest_noise
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.history import History
 from jaxresearch.study.identity import run_seeds
 from jaxresearch.study.pairing import contest_scores, too_wide, whose_turn
 from jaxresearch.study.simplicity import non_inferiority, simpler_by

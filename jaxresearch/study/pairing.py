@@ -21,7 +21,8 @@ from jaxresearch.budget import Budget
 from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.experiment import CompletedRun
 from jaxresearch.statistics.rules import pair_seeds
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.entry import Entry
+from jaxresearch.study.history import History
 from jaxresearch.study.identity import identity_of
 
 ADJACENT = 1

@@ -12,8 +12,9 @@ from jaxresearch.execution.base import Executor, ExecutorLostError, RunProgress,
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.files import DiskFullError, is_full
 from jaxresearch.statistics.early import CHECKPOINTS, limits
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.evidence import study_pair_noise
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.history import History
 from jaxresearch.study.identity import identity_of
 from jaxresearch.study.pairing import search_identity
 from jaxresearch.study.simplicity import margin_bpb, simpler_by

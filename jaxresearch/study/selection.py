@@ -6,8 +6,9 @@ import math
 
 from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.statistics.selection import shrink
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.evidence import kind_of, study_pair_noise
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.history import History
 from jaxresearch.study.pairing import contest_scores
 
 

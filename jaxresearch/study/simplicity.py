@@ -13,7 +13,8 @@ import statistics
 from jaxresearch.execution.base import TracedCandidate
 from jaxresearch.statistics.noninferiority import NonInferiority
 from jaxresearch.statistics.rules import STUDY_ALPHA
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.entry import Entry
+from jaxresearch.study.history import History
 from jaxresearch.study.identity import run_seeds
 
 WORTHWHILE = 0.01

@@ -14,8 +14,9 @@ from jaxresearch.execution.base import TraceFailure
 from jaxresearch.experiment import FailedRun, Verdict
 from jaxresearch.statistics.acceptance import Acceptance
 from jaxresearch.study.constraints import broken_by_trace
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.events import Decided, Quarantined
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.history import History
 from jaxresearch.study.identity import run_seeds
 from jaxresearch.study.judging import RunOf, judge
 from jaxresearch.text import clean

@@ -12,8 +12,9 @@ from jaxresearch.study.beside import said_of_trials
 from jaxresearch.study.confirm import said_of_test
 from jaxresearch.study.cuts import cut_run, cuts
 from jaxresearch.study.drift import drift, drift_warning
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.evidence import study_pair_noise, tested
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.history import History
 from jaxresearch.study.incidents import incidents_object
 from jaxresearch.study.predictions import calibration, predictions
 from jaxresearch.study.selection import corrected_gain_bpb, gain_bpb

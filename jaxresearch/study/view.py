@@ -18,8 +18,9 @@ from jaxresearch.proposal import Candidate, EditError, Hyperparameter, Proposal,
 from jaxresearch.strategy import StudyView
 from jaxresearch.study.approval import Gate
 from jaxresearch.study.constraints import broken_by_trace
+from jaxresearch.study.entry import Entry
 from jaxresearch.study.events import Checked, LLMCalled, ProposalRequested, Proposed, TraceOutcome, decode, encode
-from jaxresearch.study.history import Entry, History
+from jaxresearch.study.history import History
 from jaxresearch.study.identity import ANY_SEED, candidate_fingerprint, identity_of
 from jaxresearch.study.journal import Journal
 from jaxresearch.study.simplicity import margin_bpb
