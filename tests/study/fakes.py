@@ -17,6 +17,7 @@ from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate,
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.proposal import Candidate, Edit, Hyperparameter, Proposal
 from jaxresearch.strategy import StrategyOptions, StudyView
+from jaxresearch.study.ledger import Ledger
 from jaxresearch.study.study import Study
 
 SUBJECT = Candidate(files={"models/recipe.py": "GAIN = 0.0\nMODE = 'fine'\n"}, config={"lr": 0.01})
@@ -234,3 +235,11 @@ class Bench:
 
 def config(experiments: int, **settings: object) -> StudyConfig:
     return StudyConfig.model_validate({"experiments": experiments, "llm": {"model": "builtin"}, **settings})
+
+
+def verdicts(study: Study) -> list[str]:
+    return [str(entry.verdict) for entry in study.history.contenders]
+
+
+def events(study: Study) -> list[object]:
+    return [stored.event for stored in Ledger.open(study.layout.ledger).read()]
