@@ -14,8 +14,8 @@ from jaxresearch.report.build import StudyReader, read_record
 from jaxresearch.report.dashboard import _since
 from jaxresearch.report.watch import Watcher
 from jaxresearch.statistics.noise import Spread
+from jaxresearch.study import entry
 from jaxresearch.study import events as study_events
-from jaxresearch.study import history as study_history
 from jaxresearch.study import ledger as study_ledger
 from jaxresearch.study.layout import StudyLayout
 
@@ -162,11 +162,11 @@ def test_verdicts_do_not_look_through_all_experiments(study: Path, monkeypatch: 
         looked += 1
         return spread(scores)
 
-    spread = study_history.spread
-    monkeypatch.setattr(study_history, "spread", counting)
+    spread = entry.spread
+    monkeypatch.setattr(entry, "spread", counting)
     reader = StudyReader(study)
     reader.close()
     assert 0 < looked <= reader.history.seq
-    decided = [entry.spread for entry in reader.history.entries if entry.verdict is not None]
+    decided = [each.spread for each in reader.history.entries if each.verdict is not None]
     assert reader.history.spread.degrees_of_freedom == sum(each.degrees_of_freedom for each in decided) > 0
     assert reader.history.spread.squares == pytest.approx(sum(each.squares for each in decided))
