@@ -31,7 +31,7 @@ def overheads(folder: Path) -> tuple[list[float], list[float], list[float], list
     history, ledger = study.history, Ledger.open(study.layout.ledger)
     asked, started, used, new_program = 0.0, {}, 0.0, {}
     programs, values, scoring, compiled = [], [], [], []
-    for stored in ledger.read():
+    for stored in ledger.read(whole=False):
         match stored.event:
             case ProposalRequested():
                 asked, used = stored.time, 0.0

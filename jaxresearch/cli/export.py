@@ -76,7 +76,7 @@ def _jsonl(study: Path) -> tuple[str, dict[str, Any]]:
 
     opened = Study.open(study, read_only=True)
     try:
-        lines = list(metrics_lines(opened.events()))
+        lines = list(metrics_lines(opened.events(whole=False)))
     finally:
         opened.close()
     return "".join(lines), {"rows": len(lines), "what": f"{len(lines)} lines"}

@@ -84,7 +84,7 @@ def show(study: Path, experiment: int | None, output: Output) -> None:
                 f"{study} has no experiment {experiment}.", fix=f"It has 0 to {len(history.entries) - 1}."
             )
         diff = clean(opened.diff(experiment)) if experiment else ""
-        spent = spending(opened.events(), experiment)
+        spent = spending(opened.events(whole=False), experiment)
         facts = {**_facts(history, history.entries[experiment].experiment), "diff": diff}
         facts |= {"llm_calls": spent.calls, "llm_tokens": spent.tokens, "llm_cost_usd": spent.cost_usd}
         output.result(facts, lambda console: _print_experiment(console, history, experiment, diff, study, spent))

@@ -62,7 +62,7 @@ class StudyReader:
     def refresh(self) -> bool:
         """Read what was added to the ledger since; whether anything was."""
         before = self.history.seq
-        for stored in self.ledger.read(after=(self.history.seq, self.history.head)):
+        for stored in self.ledger.read(after=(self.history.seq, self.history.head), whole=False):
             self.history = self.history.apply(stored)
             self.timeline.apply(stored)
         return self.history.seq > before
@@ -105,7 +105,7 @@ class StudyReader:
         self.ledger.close()
 
     def _first(self) -> History:
-        return fold(map(self._in_time, self.ledger.read()))
+        return fold(map(self._in_time, self.ledger.read(whole=False)))
 
     def _in_time(self, stored: StoredEvent) -> StoredEvent:
         """`stored`, once the timeline has it: the ledger is read once, and never held whole."""

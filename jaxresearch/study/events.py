@@ -13,10 +13,10 @@ from jaxresearch.experiment import RunOutcome, Verdict
 from jaxresearch.proposal import Proposal
 from jaxresearch.study.size import CodeSize
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the ledger. It grows when an event, or how it is kept, changes so that older code could not read it."""
-READABLE_VERSIONS = (1, 2)
-"""1: payloads are text. 2: long ones are packed."""
+READABLE_VERSIONS = (1, 2, 3)
+"""1: payloads are text. 2: long ones are packed. 3: what a model was sent lies beside the events."""
 
 TraceOutcome = TracedCandidate | TraceFailure
 
@@ -100,7 +100,10 @@ class ProposalRequested(_Event):
 
 
 class LLMCalled(_Event):
-    """One model request of a round with its reply or error, as the recording model wrote it. `ordinal` is from 0."""
+    """One model request of a round with its reply or error, as the recording model wrote it. `ordinal` is from 0.
+
+    record: of an `LLMCall`. Where the ledger was read without texts, its `request` is a reference; see `study.texts`.
+    """
 
     kind: Literal["llm_called"] = "llm_called"
     round: int

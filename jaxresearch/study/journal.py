@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxresearch.llm import known_secrets, redact
 from jaxresearch.study.events import Event, decode, encode
-from jaxresearch.study.history import History, fold
+from jaxresearch.study.history import History, fold, moved
 from jaxresearch.study.ledger import Ledger
 from jaxresearch.study.reporter import NullReporter, Reporter
 
@@ -15,7 +15,8 @@ class Journal:
     def __init__(self, ledger: Ledger, reporter: Reporter | None = None) -> None:
         self.ledger = ledger
         self.reporter = reporter or NullReporter()
-        self.history: History = fold(ledger.read())
+        history = fold(ledger.read(whole=False))
+        self.history: History = moved(history, calls=tuple(map(ledger.whole, history.calls)))
         self._secrets = known_secrets()
 
     def record(self, *events: Event) -> None:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Self
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.study.events import READABLE_VERSIONS, SCHEMA_VERSION, Event, decode, encode
+from jaxresearch.study import texts
+from jaxresearch.study.events import READABLE_VERSIONS, SCHEMA_VERSION, Event, LLMCalled, decode, encode
 
 GENESIS = "0" * 64
 """Stands where the first event's predecessor would."""
 _PACKED_ABOVE = 2000
-"""Bytes. Longer payloads are kept as zlib's bytes: what the model was sent fills a ledger, and repeats itself."""
-_LONGEST_PAYLOAD = 2**28
-"""Bytes that a payload may unpack to: more than any event has, and no more than memory."""
+"""Bytes. Longer payloads are kept as zlib's bytes."""
+_RESTORE = "Restore the ledger from a backup."
 
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -65,7 +65,7 @@ class Ledger:
         self._path = path
         self._connection = connection
         self._clock = clock
-        self._packs = version > 1  # a ledger goes on in the version that it was begun in
+        self._packs, self._sets_aside = version > 1, version > 2  # a ledger goes on in the version it was begun in
 
     @classmethod
     def create(cls, path: Path, *, clock: Callable[[], float] = time.time) -> Self:
@@ -74,7 +74,7 @@ class Ledger:
             raise LedgerError(f"{path} exists already.")
         with _clear_errors(path):
             connection = _connect(path, "rwc")
-            connection.executescript(_TABLES)
+            connection.executescript(_TABLES + texts.TABLES)
             connection.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
         return cls(path, connection, clock)
 
@@ -104,17 +104,19 @@ class Ledger:
         with _clear_errors(self._path), self._transaction():
             seq, head = self._last()
             for event in events:
-                payload, now = encode(event).encode(), self._clock()
+                kept = texts.set_aside(self._connection, event) if self._sets_aside else event
+                payload, now = encode(kept).encode(), self._clock()
                 seq, head = seq + 1, _chain(head, event.kind, now, payload)
                 row = (seq, now, event.kind, _packed(payload) if self._packs else payload.decode(), head)
                 self._connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", row)
                 stored.append(StoredEvent(seq, now, head, event))
         return tuple(stored)
 
-    def read(self, *, after: tuple[int, str] = (0, GENESIS)) -> Iterator[StoredEvent]:
+    def read(self, *, after: tuple[int, str] = (0, GENESIS), whole: bool = True) -> Iterator[StoredEvent]:
         """All events in order, each checked against the chain. Raises `LedgerError` at the first that does not fit.
 
-        after: seq and hash of an event that was read before; only those that follow it are read.
+        after: seq and hash of an event that was read before; only those that follow it are read. whole: with what a
+        model was sent, checked too. Without, an `LLMCalled` has a reference to it, and `whole` finds it.
         """
         previous, expected = after[1], after[0] + 1
         with _clear_errors(self._path):
@@ -124,8 +126,19 @@ class Ledger:
                 payload = _unpacked(packed)
                 if payload is None or _chain(previous, kind, at, payload) != digest:
                     raise self._broken(seq, f"({kind}) was changed: its hash does not match")
-                yield StoredEvent(seq, at, digest, self._decoded(seq, kind, payload))
+                event = self._decoded(seq, kind, payload)
+                yield StoredEvent(
+                    seq, at, digest, self.whole(event) if whole and isinstance(event, LLMCalled) else event
+                )
                 previous, expected = digest, seq + 1
+
+    def whole(self, call: LLMCalled) -> LLMCalled:
+        """`call`, which was read without its text, with it. Raises `LedgerError` when that is lost or was changed."""
+        try:
+            with _clear_errors(self._path):
+                return texts.whole(self._connection, call)
+        except ValueError as error:
+            raise LedgerError(f"{self._path}: {error} is lost or was changed.", fix=_RESTORE) from None
 
     def head(self) -> str:
         """The hash of the last event: whoever knows it can tell that nothing before it was changed."""
@@ -191,7 +204,7 @@ class Ledger:
             raise self._broken(seq, f"({kind}) cannot be read") from error
 
     def _broken(self, seq: int, what: str) -> LedgerError:
-        return LedgerError(f"{self._path}: event {seq} {what}.", fix="Restore the ledger from a backup.")
+        return LedgerError(f"{self._path}: event {seq} {what}.", fix=_RESTORE)
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -219,14 +232,7 @@ def _packed(payload: bytes) -> str | bytes:
 
 def _unpacked(payload: str | bytes) -> bytes | None:
     """The payload as it was hashed; None for bytes that were never packed so."""
-    if isinstance(payload, str):
-        return payload.encode()
-    unpacking = zlib.decompressobj()
-    try:
-        whole = unpacking.decompress(payload, _LONGEST_PAYLOAD)
-    except (zlib.error, TypeError):
-        return None
-    return whole if unpacking.eof and not unpacking.unused_data else None
+    return payload.encode() if isinstance(payload, str) else texts.unpacked(payload)
 
 
 def _chain(previous: str, kind: str, at: float, payload: bytes) -> str:

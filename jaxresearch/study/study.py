@@ -118,9 +118,9 @@ class Study:
         """The rule of acceptance that the settings name."""
         return make_rule(self.config)
 
-    def events(self) -> Iterator[StoredEvent]:
-        """All events of the ledger in order, the chain checked on the way."""
-        return self._journal.ledger.read()
+    def events(self, *, whole: bool = True) -> Iterator[StoredEvent]:
+        """All events of the ledger in order, the chain checked on the way. whole: with what models were sent."""
+        return self._journal.ledger.read(whole=whole)
 
     def refresh(self) -> History:
         """The history with what another process has added since."""
@@ -174,7 +174,7 @@ class Study:
         wanted = head.strip().lower()
         if len(wanted) < 12 or any(digit not in "0123456789abcdef" for digit in wanted):
             raise ConfigurationError(f"--head: {head!r} is no head of a ledger.", fix="Give at least 12 of its digits.")
-        if not any(stored.hash.startswith(wanted) for stored in self.events()):
+        if not any(stored.hash.startswith(wanted) for stored in self.events(whole=False)):
             raise JaxresearchError(
                 f"The ledger was cut short or rewritten: the head {wanted[:16]} that you noted is not in it.",
                 fix="Restore it from a backup.",

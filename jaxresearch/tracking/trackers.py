@@ -31,11 +31,11 @@ class Trackers:
         self._complain, self._first = complain, first
         self._others: dict[str, Any] = {}
         check_trackers(names)
-        self._add("metrics.jsonl", lambda: JsonLines(folder, study.events(), study.history.seq))
+        self._add("metrics.jsonl", lambda: JsonLines(folder, study.events(whole=False), study.history.seq))
         for name in dict.fromkeys(names):
             self._others[name] = _factory(name)(folder)
             if getattr(self._others[name], "wants_past", False):
-                self._guard(name, lambda tracker: _tell_all(tracker, study.events()))
+                self._guard(name, lambda tracker: _tell_all(tracker, study.events(whole=False)))
 
     def __enter__(self) -> Self:
         return self

@@ -51,7 +51,7 @@ def filled(path: Path) -> Path:
 def tamper(path: Path, statement: str) -> None:
     """Change the file as somebody would who has dropped the triggers."""
     connection = sqlite3.connect(path)
-    for name in ("events_are_not_updated", "events_are_not_deleted", "events_follow_each_other"):
+    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
         connection.execute(f"DROP TRIGGER {name}")
     connection.execute(statement)
     connection.commit()
@@ -88,12 +88,23 @@ def test_events_of_one_append_are_written_together_or_not_at_all(path: Path, mon
         "DELETE FROM events",
         "INSERT INTO events VALUES (9, 0, 'stopped', '{}', 'x')",
         "INSERT OR REPLACE INTO events VALUES (2, 0, 'stopped', '{}', 'x')",
+        "UPDATE texts SET hash = 'x'",
+        "DELETE FROM texts",
     ],
 )
 def test_the_database_itself_refuses_changes(filled: Path, statement: str):
+    Ledger.open(filled).append(CALL)
     connection = sqlite3.connect(filled)
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         connection.execute(statement)
+
+
+def test_a_text_is_not_replaced(filled: Path):
+    Ledger.open(filled).append(CALL)
+    connection = sqlite3.connect(filled)
+    connection.execute("INSERT OR REPLACE INTO texts SELECT hash, x'00' FROM texts")
+    connection.commit()
+    assert Ledger.open(filled).verify() == 5
 
 
 @pytest.mark.parametrize(
@@ -131,28 +142,30 @@ def test_a_newer_schema_is_refused_in_one_line(filled: Path):
     assert "\n" not in str(caught.value)
 
 
-def first_version(path: Path) -> Ledger:
-    """A ledger as it was made before payloads were packed."""
+def older(path: Path, version: int) -> Ledger:
+    """A ledger as it was made before payloads were packed (1), or before texts were set aside (2)."""
     Ledger.create(path).close()
     connection = sqlite3.connect(path)
-    connection.executescript(
-        """
-        DROP TABLE events;
-        CREATE TABLE events (seq INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL,
-                             hash TEXT NOT NULL UNIQUE) STRICT;
-        UPDATE meta SET value = '1';
-        """
-    )
+    connection.executescript(f"DROP TABLE texts; UPDATE meta SET value = '{version}';")
+    if version == 1:
+        connection.executescript(
+            """
+            DROP TABLE events;
+            CREATE TABLE events (seq INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL,
+                                 hash TEXT NOT NULL UNIQUE) STRICT;
+            """
+        )
     connection.close()
-    return Ledger.open(path)
+    return Ledger.open(path, clock=Clock())
 
 
-LONG = LLMCalled(round=0, ordinal=0, record={"request": "the same line again\n" * 1000})
+SENT = "the same line again, in half: \ud800\n" * 1000
+CALL = LLMCalled(round=0, ordinal=3, record={"request": SENT, "model": "some"})
+LONG = ProposalFailed(round=0, reason="the same line again\n" * 1000)
 
 
 def test_long_payloads_are_packed_and_chained_as_they_read(tmp_path: Path):
-    packed, plain = Ledger.create(tmp_path / "packed", clock=Clock()), first_version(tmp_path / "plain")
-    plain._clock = Clock()
+    packed, plain = older(tmp_path / "packed", 2), older(tmp_path / "plain", 1)
     assert packed.append(*EVENTS, LONG)[-1].hash == plain.append(*EVENTS, LONG)[-1].hash
     for ledger, kind in ((packed, bytes), (plain, str)):
         (payload,) = ledger._connection.execute("SELECT payload FROM events WHERE seq = 5").fetchone()
@@ -162,13 +175,67 @@ def test_long_payloads_are_packed_and_chained_as_they_read(tmp_path: Path):
         ledger.close()
 
 
-def test_a_ledger_of_the_first_version_is_read_and_goes_on(tmp_path: Path):
-    ledger = first_version(tmp_path / "old")
-    ledger.append(*EVENTS, LONG)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_ledger_of_an_earlier_version_is_read_and_goes_on(tmp_path: Path, version: int):
+    ledger = older(tmp_path / "old", version)
+    ledger.append(*EVENTS, CALL)
     ledger.close()
     again = Ledger.open(tmp_path / "old")
-    again.append(LONG)
-    assert again.verify() == 6
+    again.append(LONG, CALL)
+    assert again.verify() == 7
+    assert [each.event for each in again.read()] == [*EVENTS, CALL, LONG, CALL]
+
+
+def test_what_a_model_was_sent_is_kept_once_and_beside_the_events(path: Path):
+    ledger = Ledger.create(path, clock=Clock())
+    assert [each.event for each in ledger.append(*EVENTS, CALL, CALL)] == [*EVENTS, CALL, CALL]
+    assert [each.event for each in ledger.read()] == [*EVENTS, CALL, CALL]
+    *_, seen = (each.event for each in ledger.read(whole=False))
+    assert seen.record["model"] == "some"
+    assert "line" not in str(seen)
+    assert ledger.whole(seen) == ledger.whole(CALL) == CALL
+    assert ledger._connection.execute("SELECT COUNT(*), MAX(length(packed)) < 2000 FROM texts").fetchone() == (1, 1)
+
+
+def test_a_text_is_not_kept_without_its_event(path: Path):
+    """They are written together or not at all."""
+    ledger = Ledger.create(path)
+    (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
+    ledger._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(LedgerError, match="full"):
+        ledger.append(CALL, ProposalFailed(round=1, reason=os.urandom(100_000).hex()))
+    assert ledger._connection.execute("SELECT COUNT(*) FROM texts").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE texts SET packed = CAST(substr(packed, 1, 40) AS BLOB)",
+        "UPDATE texts SET packed = (SELECT packed FROM texts ORDER BY length(packed) LIMIT 1)",
+        "UPDATE texts SET hash = 'x' || hash",
+        "DELETE FROM texts",
+        "UPDATE texts SET packed = zeroblob(20)",
+    ],
+)
+def test_a_text_that_was_changed_is_found_by_who_reads_it(path: Path, statement: str):
+    ledger = Ledger.create(path)
+    ledger.append(*EVENTS, CALL, LLMCalled(round=9, ordinal=0, record={"request": "short"}))
+    ledger.close()
+    tamper(path, statement)
+    with pytest.raises(LedgerError, match="what the model was sent in call 3 of round 0 is lost or was changed"):
+        Ledger.open(path).verify()
+    assert len(list(Ledger.open(path).read(whole=False))) == 6
+
+
+def test_a_reference_to_a_text_is_chained(path: Path):
+    ledger = Ledger.create(path)
+    ledger.append(CALL, LLMCalled(round=9, ordinal=0, record={"request": "short"}))
+    (short,) = (each.event.record["request"]["sha256"] for each in ledger.read(whole=False) if each.seq == 2)
+    (sent,) = (each.event.record["request"]["sha256"] for each in ledger.read(whole=False) if each.seq == 1)
+    ledger.close()
+    tamper(path, f"UPDATE events SET payload = replace(payload, '{short}', '{sent}') WHERE seq = 2")
+    with pytest.raises(LedgerError, match=r"event 2 \(llm_called\) was changed"):
+        list(Ledger.open(path).read(whole=False))
 
 
 @pytest.mark.parametrize("change", ["substr(payload, 5)", "substr(payload, 1, 40)", "x'00'", "zeroblob(20)"])
@@ -177,7 +244,7 @@ def test_a_damaged_packed_payload_is_named(path: Path, change: str):
     ledger.append(*EVENTS, LONG)
     ledger.close()
     tamper(path, f"UPDATE events SET payload = CAST({change} AS BLOB) WHERE seq = 5")
-    with pytest.raises(LedgerError, match=r"event 5 \(llm_called\) was changed"):
+    with pytest.raises(LedgerError, match=r"event 5 \(proposal_failed\) was changed"):
         Ledger.open(path).verify()
 
 
