@@ -12,10 +12,11 @@ from jaxresearch.study.reporter import NullReporter, Reporter
 class Journal:
     """The ledger, and the history that its events amount to."""
 
-    def __init__(self, ledger: Ledger, reporter: Reporter | None = None) -> None:
+    def __init__(self, ledger: Ledger, reporter: Reporter | None = None, *, whole: bool = True) -> None:
+        """whole: check what models were sent too, as whoever goes on with a study should. The open round's is needed."""
         self.ledger = ledger
         self.reporter = reporter or NullReporter()
-        history = fold(ledger.read(whole=False))
+        history = fold(ledger.read(whole=whole))
         self.history: History = moved(history, calls=tuple(map(ledger.whole, history.calls)))
         self._secrets = known_secrets()
 

@@ -96,12 +96,14 @@ class Study:
     def open(cls, folder: Path, *, clock: Callable[[], float] = time.time, read_only: bool = False) -> Self:
         """The study in `folder`, its ledger's chain checked. Raises `JaxresearchError` in one line.
 
-        read_only: for who only looks; the folder may then be on a disk that cannot be written.
+        read_only: for who only looks; the folder may then be on a disk that cannot be written. What models were sent is
+        then checked when it is read.
         """
         layout = StudyLayout(folder.absolute())
         if not layout.exists:
             raise no_study(folder)
-        journal = Journal(Ledger.open(layout.ledger, clock=clock, read_only=read_only))
+        ledger = Ledger.open(layout.ledger, clock=clock, read_only=read_only)
+        journal = Journal(ledger, whole=not read_only)
         return cls(layout, journal, Workspace.open(layout.workspace), clock)
 
     @property
@@ -124,7 +126,7 @@ class Study:
 
     def refresh(self) -> History:
         """The history with what another process has added since."""
-        self._journal = Journal(self._journal.ledger)
+        self._journal = Journal(self._journal.ledger, whole=False)
         return self.history
 
     def diff(self, number: int) -> str:

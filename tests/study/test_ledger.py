@@ -16,6 +16,7 @@ from jaxresearch.study.events import (
     Decided,
     LLMCalled,
     ProposalFailed,
+    ProposalRequested,
     Proposed,
     SessionStarted,
     Stopped,
@@ -26,6 +27,7 @@ from jaxresearch.study.events import (
 from jaxresearch.study.identity import candidate_fingerprint
 from jaxresearch.study.ledger import GENESIS, Ledger, LedgerError
 from jaxresearch.study.lock import StudyLocked, sole_driver
+from jaxresearch.study.study import Study
 
 EVENTS = (
     SessionStarted(pid=1, host="here"),
@@ -374,3 +376,30 @@ def test_a_head_that_was_noted_is_found_again_and_one_that_was_cut_off_is_not(tm
         study.check_head("f" * 64)
     with pytest.raises(JaxresearchError, match="no head"):
         study.check_head("abc")
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """A study in whose open round a model was called."""
+    from fakes import Bench, config, gain
+
+    study = Bench(tmp_path / "study", config(1)).run([gain(0.1)])
+    ledger = Ledger.open(study.layout.ledger, clock=Clock())
+    ledger.append(ProposalRequested(round=1, slots=1, seed=1, instructions=""), CALL)
+    ledger.close()
+    return study.layout.folder
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_the_calls_of_an_open_round_are_whole(asked: Path, read_only: bool):
+    assert Study.open(asked, read_only=read_only).history.calls == (CALL,)
+
+
+def test_a_text_of_an_earlier_round_that_was_changed_stops_who_goes_on_and_not_who_looks(asked: Path):
+    ledger = Ledger.open(asked / "ledger.sqlite", clock=Clock())
+    ledger.append(ProposalFailed(round=1, reason="no answer"))
+    ledger.close()
+    tamper(asked / "ledger.sqlite", "UPDATE texts SET packed = zeroblob(20)")
+    assert Study.open(asked, read_only=True).history.failed_proposals == 1
+    with pytest.raises(LedgerError, match="what the model was sent in call 3 of round 0 is lost or was changed"):
+        Study.open(asked)
