@@ -150,7 +150,7 @@ def main() -> None:
                 print("".join(f"{name:>12}" for name in row))
             line = (f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12}" for value in row.values())
             print("".join(line), flush=True)
-        print(table(look(Path(folder) / "study")))
+        print(table(look([Path(folder) / "study"])))
 
 
 if __name__ == "__main__":

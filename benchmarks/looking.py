@@ -2,10 +2,12 @@
 
     python benchmarks/looking.py STUDY
     python benchmarks/looking.py --experiments 1000 --trees ../before .
+    python benchmarks/looking.py STUDY STUDY --trees ../before .
 
 Without STUDY, one is written as a driver would have (tests/report/synthetic.py): code edits, ablation and confirmation
 among its events, curves of 200 points. With several trees, which are checkouts of jaxresearch, all take turns, and what
-they print and write must be the same. A row for each command and tree: medians over the rounds, with the range.
+they print and write must be the same. With a study for each, where the ledger's form has changed, each looks at its own.
+A row for each command and tree: medians over the rounds, with the range.
 """
 
 from __future__ import annotations
@@ -27,18 +29,24 @@ Took = tuple[float, float]
 """Seconds by the clock, and of the processor in user mode."""
 
 
-def look(study: Path, trees: Sequence[Path] = (ROOT,), rounds: int = 5) -> dict[tuple[str, Path], list[Took]]:
-    """By command and tree, what each round took. Raises `SystemExit` when two trees do not show the same."""
+def look(
+    studies: Sequence[Path], trees: Sequence[Path] = (ROOT,), rounds: int = 5
+) -> dict[tuple[str, Path], list[Took]]:
+    """By command and tree, what each round took. studies: one for all trees, or one for each.
+
+    Raises `SystemExit` when two trees do not show the same of one study.
+    """
+    study_of = dict(zip(trees, [*studies] * (len(trees) if len(studies) == 1 else 1), strict=True))
     took: dict[tuple[str, Path], list[Took]] = {}
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         for arguments in (["status"], ["status", "--json"], ["report", "-o", str(page)]):
             command = " ".join(arguments[:2]).removesuffix(" -o")
             for _ in range(rounds):
-                shown = {tree: _once(tree, [*arguments, str(study)], page) for tree in trees}
+                shown = {tree: _once(tree, [*arguments, str(study)], page) for tree, study in study_of.items()}
                 for tree, (seconds, _) in shown.items():
                     took.setdefault((command, tree), []).append(seconds)
-                if len({digest for _, digest in shown.values()}) > 1:
+                if len(studies) == 1 and len({digest for _, digest in shown.values()}) > 1:
                     raise SystemExit(f"{command}: the trees do not show the same")
     return took
 
@@ -67,14 +75,17 @@ def _said(seconds: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, nargs="?")
+    parser.add_argument("study", type=Path, nargs="*")
     parser.add_argument("--experiments", type=int, default=1000, help="of the study that is written")
     parser.add_argument("--trees", type=Path, nargs="+", default=[ROOT])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        study = options.study.resolve() if options.study else _written(Path(folder) / "study", options.experiments)
-        print(table(look(study, options.trees, options.rounds)))
+        studies = [study.resolve() for study in options.study]
+        if len(studies) > 1 and len(studies) != len(options.trees):
+            parser.error("give one study, or one for each of --trees")
+        studies = studies or [_written(Path(folder) / "study", options.experiments)]
+        print(table(look(studies, options.trees, options.rounds)))
 
 
 def _written(folder: Path, experiments: int) -> Path:
