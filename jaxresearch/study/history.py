@@ -46,8 +46,9 @@ from jaxresearch.study.ledger import StoredEvent
 from jaxresearch.study.trial import Trial, TrialEvent
 
 CAPS = ("max_cost", "max_tokens", "experiments", "max_seconds", "stop_after_no_gain")
-REFUSALS_KEPT = 5
 """Settings that a session may change for what is left of the study."""
+REFUSALS_KEPT = 5
+"""Proposals that gave no program, of earlier rounds, which researchers are told."""
 
 
 @dataclass(frozen=True)
