@@ -223,7 +223,7 @@ def _run(host: RunHost, request: RunRequest, checkpoints: Checkpoints | None) ->
         **{name: machine[name] for name in MACHINE},
         attention=compiled.program.attention,
         sandbox=request.sandbox,
-        flags=_flags(trained, scored, host.settings.unigram_bpb),
+        flags=(*compiled.flags, *_flags(trained, scored, host.settings.unigram_bpb)),
         audits=audits,
         test_bpb=tested.val_bpb if tested is not None else None,
         curve=trained.curve,

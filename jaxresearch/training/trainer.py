@@ -39,7 +39,7 @@ Leaves = list[jax.Array]
 class CompiledProgram:
     """Executables of one program: init(seed, *traced), steps[phase](leaves, tokens, progress, traced).
 
-    warm: the phases whose step has run in this process.
+    warm: the phases whose step has run in this process. flags: what devices repeat of each other's work, in words.
     """
 
     program: LoadedProgram
@@ -48,6 +48,7 @@ class CompiledProgram:
     steps: tuple[stages.Compiled, ...]
     compile_seconds: float
     peak_memory_bytes: int
+    flags: tuple[str, ...] = ()
     warm: set[int] = field(default_factory=set, compare=False)
 
 
@@ -100,11 +101,14 @@ def compile_program(program: LoadedProgram, placement: Placement | None = None) 
     init = jax.jit(lambda seed, values: program.init.call(seed, *values), in_shardings=copied, out_shardings=places)
     options = placement.compiler_options
     compiled_init = init.lower(seed, [scalar] * count).compile(options)
-    steps = []
+    steps, flags = [], []
     for (_, batch, length), exported in zip(program.manifest.phases, program.steps, strict=True):
         tokens = jax.ShapeDtypeStruct((batch, length + 1), jnp.int32)
+        traced, rows, placed = _by_microbatch(exported, tokens, len(leaves), placement, program.manifest.platform)
+        if rows % placement.mesh.size:
+            flags.append(f"{rows} rows at a time do not divide among {placement.mesh.size} devices")
         step = jax.jit(
-            _step_function(*_by_microbatch(exported, len(leaves), placement, program.manifest.platform), len(leaves)),
+            _step_function(traced, placed, len(leaves)),
             donate_argnums=0,
             in_shardings=(places, placement.rows(batch), copied, copied),
             out_shardings=(places, copied),
@@ -117,27 +121,29 @@ def compile_program(program: LoadedProgram, placement: Placement | None = None) 
         steps=tuple(steps),
         compile_seconds=time.monotonic() - started,
         peak_memory_bytes=max(_planned_bytes(compiled) for compiled in (compiled_init, *steps)),
+        flags=tuple(dict.fromkeys(flags)),
     )
 
 
 def _by_microbatch(
-    exported: jax.export.Exported, index: int, placement: Placement, platform: str
-) -> tuple[jax.export.Exported, Callable[[jax.Array], jax.Array]]:
-    """A train step, and what makes its argument `index` of a batch of rows.
+    exported: jax.export.Exported, tokens: jax.ShapeDtypeStruct, index: int, placement: Placement, platform: str
+) -> tuple[jax.export.Exported, int, Callable[[jax.Array], jax.Array]]:
+    """A train step, how many rows it works on at a time, and what makes its argument `index` of a batch of rows, `tokens`.
 
     Over several devices a step that does microbatches one after the other gets each of them spread over all devices.
     Left to itself XLA keeps rows where a whole batch has them: a microbatch then lies on a few devices, and all the
     others repeat their work.
     """
+    rows = tokens.shape[0]
     if placement.mesh.size > 1:
         split = stablehlo.split_rows(stablehlo.parse(exported.mlir_module_serialized), index)
         if split is not None:
             module, shape = split
-            place = placement.microbatches(shape[1])
+            rows, place = shape[1], placement.microbatches(shape[1])
             if not place.is_fully_replicated:
                 by_microbatch = stablehlo.to_exported(module, platform)
-                return by_microbatch, lambda rows: jax.lax.with_sharding_constraint(rows.reshape(shape), place)
-    return exported, lambda rows: rows
+                return by_microbatch, rows, lambda batch: jax.lax.with_sharding_constraint(batch.reshape(shape), place)
+    return exported, rows, lambda batch: batch
 
 
 def _step_function(

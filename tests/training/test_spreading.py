@@ -29,9 +29,9 @@ from tests.program.modules import exported, module
 BATCH, LENGTH, MICROBATCH, WIDTH = 32, 7, 8, 64
 SCALAR, WEIGHT = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32)
 FACTS: dict[str, Any] = {"traced": ("lr",), "metrics": ("loss",), "phases": ((1.0, BATCH, LENGTH),)}
-MESHES = (1, 8, 2)
+MESHES = ((8, 1), (8, 8), (8, 2), (3, 1))
 SCRIPT = (
-    "from tests.training.test_spreading import *; print(json.dumps([report(sys.argv[1], 8, each) for each in MESHES]))"
+    "from tests.training.test_spreading import *; print(json.dumps([report(sys.argv[1], *each) for each in MESHES]))"
 )
 
 
@@ -56,8 +56,8 @@ def logits(weight, tokens):
     return [weight[tokens]]
 
 
-def report(folder: str, devices: int, fsdp: int) -> tuple[float, list[float]]:
-    """(FLOPs of one device as XLA counts them, each loop once; losses) over so many devices."""
+def report(folder: str, devices: int, fsdp: int) -> tuple[float, list[float], tuple[str, ...]]:
+    """(FLOPs of one device as XLA counts them, each loop once; losses; flags) over so many devices."""
     tokens = jax.ShapeDtypeStruct((BATCH, LENGTH + 1), jnp.int32)
     blobs = [exported(init, jax.ShapeDtypeStruct((), jnp.uint32), SCALAR)]
     blobs += [exported(step, WEIGHT, tokens, SCALAR, SCALAR)]
@@ -70,18 +70,24 @@ def report(folder: str, devices: int, fsdp: int) -> tuple[float, list[float]]:
     settings = {"traced": {"lr": 0.5}, "budget": Budget.parse("4steps"), "seed": 0, "wall_cap_seconds": 60.0}
     trained = train(compiled, batches=lambda _: Batches(rows, 1, 0), **settings)
     cost = compiled.steps[0].cost_analysis()
-    return cost["flops"], [loss for _, loss in trained.curve]
+    return cost["flops"], [loss for _, loss in trained.curve], compiled.flags
 
 
 def test_every_device_does_its_share_of_every_microbatch(tmp_path):
-    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    eight = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, env={**os.environ, **eight}, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    whole, alone = report(str(tmp_path), 1, 1)
-    for fsdp, (shared, together) in zip(MESHES, json.loads(done.stdout), strict=True):
-        assert shared < whole / 6, f"{fsdp}: of eight devices, some repeat what others do"
-        assert together == pytest.approx(alone, abs=1e-5), fsdp
+    whole, alone, nothing = report(str(tmp_path), 1, 1)
+    assert nothing == ()
+    for mesh, (shared, together, flags) in zip(MESHES, json.loads(done.stdout), strict=True):
+        assert together == pytest.approx(alone, abs=1e-5), mesh
+        if mesh[0] == 8:
+            assert shared < whole / 6, f"{mesh}: of eight devices, some repeat what others do"
+            assert flags == []
+        else:
+            assert shared > whole / 2, f"{mesh}: so they repeat what others do"
+            assert flags == [f"{MICROBATCH} rows at a time do not divide among 3 devices"]
     assert alone[0] - alone[-1] > 1e-4
 
 
