@@ -82,7 +82,7 @@ def document(facts: dict[str, Any], command: str, title: str, remark: str) -> st
         f"`{command}`",
         remark,
         f"{facts['repeats']} of {facts['planned_repeats']} repeats; each arm in each: {facts['budget']}, replicates "
-        f"included; one run: {Budget.parse(facts['run_budget'])}. Intervals: 95 %, bootstrapped over repeats.",
+        f"included; one run: {Budget.parse(facts['run_budget'])}. Intervals: 95 %, over repeats.",
         table(["arm", "val_bpb, fresh seeds", "against the baseline", "test_bpb", "best so far, mean"], scores),
         table(
             [

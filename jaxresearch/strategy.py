@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from jaxresearch.errors import ConfigurationError
+from jaxresearch.errors import ConfigurationError, JaxresearchError
 from jaxresearch.experiment import Experiment
 from jaxresearch.proposal import Candidate, Hyperparameter, Proposal, apply
 
@@ -157,6 +157,8 @@ def _installed(name: str) -> InstalledStrategy:
         raise ConfigurationError(
             f"strategy {name!r} ({point.value}) has no Options that is a StrategyOptions.", fix="Fix or uninstall it."
         )
+    if not callable(getattr(factory, "propose", None)):
+        raise ConfigurationError(f"strategy {name!r} ({point.value}) has no propose.", fix="Fix or uninstall it.")
     summary = next(iter((factory.__doc__ or "").strip().splitlines()), "")
     return InstalledStrategy(name, summary, _origin(point), factory)
 
@@ -171,7 +173,16 @@ def make_strategy(name: str, options: Mapping[str, object]) -> Strategy:
     No other one is imported: a broken plug-in stops none but its own studies.
     """
     factory = _named(name)
-    return factory(_options(name, factory, options))
+    given = _options(name, factory, options)
+    try:
+        return factory(given)
+    except JaxresearchError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"strategy {name!r} cannot be made of its options: {type(error).__name__}: {error}.",
+            fix="Its __init__ takes an instance of its Options, and nothing else.",
+        ) from error
 
 
 def check_options(name: str, options: Mapping[str, object], hyperparameters: Sequence[Hyperparameter]) -> None:

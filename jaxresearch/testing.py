@@ -69,8 +69,10 @@ def check_options(factory: type[Strategy], options: Mapping[str, Any]) -> None:
     needed = [name for name, each in declared.model_fields.items() if each.is_required()]
     if needed:
         raise ConformanceError(f"Options has no default for {', '.join(needed)}.")
-    factory(factory.Options())
-    factory(factory.Options(**options))
+    _made(factory, {})
+    _made(factory, options)
+    if not callable(getattr(factory, "propose", None)):
+        raise ConformanceError("It has no propose.")
     try:
         factory.Options.model_validate({"no_such_option": 1})
     except ValidationError:
@@ -150,11 +152,11 @@ async def _play(
     played: Played, factory: type[Strategy], options: dict[str, Any], experiments: int, slots: int, renew: bool
 ) -> None:
     study, failed = played.study, 0
-    strategy = factory(factory.Options(**options))
+    strategy = _made(factory, options)
     while len(study.experiments) <= experiments:
         study.rounds += 1
         if renew:
-            strategy = factory(factory.Options(**options))
+            strategy = _made(factory, options)
         try:
             proposals = await asyncio.wait_for(_asked(strategy, study, slots), ROUND_SECONDS)
         except (ProposalError, EditError) as error:
@@ -175,6 +177,14 @@ async def _play(
         played.rounds.append(list(proposals))
         for proposal in proposals:
             study.add(proposal)
+
+
+def _made(factory: type[Strategy], options: Mapping[str, Any]) -> Strategy:
+    given = factory.Options(**options)
+    try:
+        return factory(given)
+    except Exception as error:
+        raise ConformanceError(f"Made of its Options, it raised {type(error).__name__}: {error}.") from error
 
 
 async def _asked(strategy: Strategy, study: SyntheticStudy, slots: int) -> list[Proposal]:

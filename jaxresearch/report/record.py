@@ -285,7 +285,9 @@ class StudyRecord(_Record):
     baseline: int = 0
     incumbent: int
     gain: Figure = Field(default=None, description="baseline's val_bpb minus the incumbent's; above zero is better")
-    gain_low: Figure = Field(default=None, description="95 % interval of it over the seeds that both ran")
+    gain_low: Figure = Field(
+        default=None, description="95 % interval of it over the seeds that both ran, its choice not counted"
+    )
     gain_high: Figure = None
     gain_corrected: Figure = Field(default=None, description="it, less what choosing among many has flattered it by")
     noise: NoiseRecord | None

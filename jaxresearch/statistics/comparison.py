@@ -17,7 +17,7 @@ _EXACT = 20_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over repeats with its 95 % bootstrap interval. With one repeat there is none: low and high are None."""
+    """A mean over repeats with its 95 % interval. With one repeat there is none: low and high are None."""
 
     mean: float
     low: float | None
@@ -37,26 +37,26 @@ class Contrast:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """BCa bootstrap over repeats (Efron 1987), by scipy; the plain percentile where BCa has no answer."""
+    """Student's t over repeats.
+
+    No bootstrap, as repeats are few: BCa's 95 % (Efron 1987) holds the mean of normal ones in 76 % with three, 85 % with
+    five and 91 % with eight.
+    """
     sample = np.asarray(values, dtype=float)
     mean = float(sample.mean())
     if len(sample) < 2:
         return Interval(mean, None, None)
     if float(np.ptp(sample)) == 0.0:
         return Interval(mean, mean, mean)
-    for method in ("BCa", "percentile"):
-        found = stats.bootstrap(
-            (sample,), np.mean, confidence_level=CONFIDENCE, method=method, rng=np.random.default_rng(0)
-        ).confidence_interval
-        if math.isfinite(found.low) and math.isfinite(found.high):
-            return Interval(mean, float(found.low), float(found.high))
-    return Interval(mean, None, None)
+    degrees, error = len(sample) - 1, float(np.std(sample, ddof=1)) / math.sqrt(len(sample))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
+    return Interval(mean, mean - reach, mean + reach)
 
 
 def contrasts(scores: Mapping[str, Sequence[float]], pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
     """The planned contrasts. scores: by arm, one score a repeat, lower is better, repeats in one order for all.
 
-    Interval: bootstrap over repeats of the difference within a repeat, whose arms share baseline and fresh seeds.
+    Interval: over repeats, of the difference within a repeat, whose arms share baseline and fresh seeds; for each alone.
     p-value: permutation of scores between the two arms (exact up to 20,000 permutations), corrected by Holm (1979).
     Scores should be relative to the repeat's baseline, so that what a repeat's seeds do to all arms is taken out.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 
 from jaxresearch.errors import JaxresearchError
@@ -28,8 +29,17 @@ def check_fit(history: History) -> None:
 
 
 async def asked(strategy: Strategy, view: StudyView, slots: int) -> list[Proposal]:
-    """What `strategy` proposes. Whatever calling it raises is raised when this is awaited, also without its `async`."""
-    return await strategy.propose(view, slots)
+    """What `strategy` proposes. Whatever calling it raises is raised when this is awaited, also without its `async`.
+
+    What would end the session, though nobody asked it to, is a `ProposalError`.
+    """
+    try:
+        return await strategy.propose(view, slots)
+    except (SystemExit, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+            raise
+        raise ProposalError(f"the strategy raised {type(error).__name__}: {error}") from error
 
 
 async def events_of_round(

@@ -82,14 +82,15 @@ def study_pair_noise(history: History) -> NoiseFloor | None:
 def trial_noise(history: History, trial: Trial, winner: str, arm: str) -> NoiseFloor | None:
     """Standard deviation of a paired difference between two arms of `trial`.
 
-    Of one kind: pooled with all pairs of the study and the trial of that sort. Of two kinds: from these two arms alone.
+    Of one kind: pooled with all believed pairs of the study and all of the trial of that sort. Of two kinds: from these two
+    arms alone.
     """
     kinds = {name: _kind_of_trace(trace) for name, trace in trial.traces.items()}
     if kinds[winner] != kinds[arm]:
         return pair_noise([trial.scores(winner), trial.scores(arm)])
     rows = [{(kinds[name], seed): score for seed, score in trial.scores(name).items()} for name in kinds]
     scores = blocks(history)
-    return pair_noise([*rows, *(_of_kind(entry, scores) for entry in history.entries)])
+    return pair_noise([*rows, *(_of_kind(entry, scores) for entry in history.entries if entry.believed)])
 
 
 def tested(entries: Iterable[Entry]) -> int:

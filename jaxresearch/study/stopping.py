@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 from jaxresearch.config import ExecutionConfig
@@ -21,6 +23,8 @@ FINISHING_SHARE = 0.5
 """Of the seconds of grace, for the run at hand to end by itself."""
 _AFTER_THE_RUN = "Stopping after the run at hand; Ctrl-C again stops now, with a checkpoint of it."
 _AT_ONCE = "Stopping now."
+UNHEARD_SECONDS = 5.0
+"""After which a signal that a session did not hear is not waited for any more."""
 _TIDY_SECONDS = 5.0
 """How long cancelled work may take besides that."""
 
@@ -99,20 +103,34 @@ class Stop:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task}, timeout=self._execution.saving_seconds + _TIDY_SECONDS)
+            elif not task.cancelled():
+                task.exception()  # else asyncio prints what ended the loop, a KeyboardInterrupt, with its traceback
 
 
 @contextmanager
 def stop_on_signals(stop: Stop) -> Iterator[None]:
-    """Turn SIGINT into `stop.request()` and SIGTERM into `stop.terminate()` while a loop runs in this, the main thread."""
+    """Turn SIGINT into `stop.request()` and SIGTERM into `stop.terminate()` while a loop runs in this, the main thread.
+
+    A loop that is held, by a strategy that computes without end, hears neither. Another signal `UNHEARD_SECONDS` later
+    then raises KeyboardInterrupt wherever it is.
+    """
     loop = asyncio.get_running_loop()
     obeyed = {signal.SIGINT: stop.request, signal.SIGTERM: stop.terminate}
-    before = {each: signal.getsignal(each) for each in obeyed}  # asyncio gives back the default, not what was there
-    for each, obey in obeyed.items():
-        loop.add_signal_handler(each, obey)
+    unheard: list[float] = []
+
+    def obey(number: int) -> None:
+        unheard.clear()
+        obeyed[signal.Signals(number)]()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if unheard and time.monotonic() - unheard[0] > UNHEARD_SECONDS:
+            raise KeyboardInterrupt
+        unheard.append(time.monotonic())
+        loop.call_soon_threadsafe(obey, number)
+
+    before = {each: signal.signal(each, handle) for each in obeyed}
     try:
         yield
     finally:
-        for each in obeyed:
-            loop.remove_signal_handler(each)
-            if before[each] is not None:  # it was not Python's to begin with
-                signal.signal(each, before[each])
+        for each, handler in before.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)  # None: it was not Python's

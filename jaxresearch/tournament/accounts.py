@@ -46,9 +46,10 @@ def repair_rate(accounts: Sequence[Account]) -> float | None:
 
 
 def band(curves: Sequence[Sequence[Any]], over: str) -> list[dict[str, float]]:
-    """Best so far at `GRID` places along `over`, a field of the curves' points: mean over repeats with its 95 % band.
+    """Best so far at `GRID` places along `over`, a field of the curves' points: mean over repeats with a band.
 
-    Percentile bootstrap over repeats, of all places together. Empty without curves. Beyond its end a curve stays level.
+    Percentile bootstrap over repeats, of all places together: a picture, and too narrow where repeats are few. Empty
+    without curves. Beyond its end a curve stays level.
     """
     if not curves:
         return []

@@ -17,6 +17,7 @@ from jaxresearch.statistics.confirmation import paired_gain
 from jaxresearch.study.confirm import is_confirmed
 from jaxresearch.study.events import Decided
 from jaxresearch.study.history import History, fold
+from jaxresearch.study.identity import run_seeds
 from jaxresearch.study.predictions import calibration
 from jaxresearch.study.study import Study
 from jaxresearch.tournament.accounts import Account, account, band, repair_rate
@@ -29,7 +30,10 @@ _ALONG = ("experiments", "accelerator_seconds", "flops", "llm_cost_usd")
 
 @dataclass(frozen=True)
 class Point:
-    """The incumbent after one verdict: what was used by then, and its val_bpb, as a paired gain on the baseline."""
+    """The incumbent after one verdict: what was used by then, and its val_bpb, as a paired gain on the baseline.
+
+    The baseline counts with the first seeds, which all arms of a repeat share; what else it ran, for later pairs, differs.
+    """
 
     experiments: int
     accelerator_seconds: float
@@ -185,13 +189,13 @@ def _curve(study: Study) -> tuple[Point, ...]:
 def _point(history: History, final: History) -> Point:
     baseline, best = final.baseline.experiment, final.entries[history.incumbent_number].experiment
     gain = paired_gain(baseline.scores, best.scores)
-    costs = history.costs
+    costs, shared = history.costs, [baseline.scores[seed] for seed in run_seeds(final.config)]
     return Point(
         experiments=sum(entry.verdict is not None for entry in history.contenders),
         accelerator_seconds=costs.paid_seconds,
         flops=costs.flops,
         llm_cost_usd=costs.llm_cost_usd,
-        val_bpb=(baseline.val_bpb or 0.0) - (gain.mean_bpb if gain is not None else 0.0),
+        val_bpb=statistics.fmean(shared) - (gain.mean_bpb if gain is not None else 0.0),
     )
 
 

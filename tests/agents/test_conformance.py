@@ -47,6 +47,17 @@ def batch(value: int, parent: int = 0, **more) -> Proposal:
     return Proposal(parent=parent, hypothesis=f"batch {value}", config={"batch": value}, **more)
 
 
+class NoPropose(_Base):
+    pass
+
+
+class TakesNothing:
+    Options = StrategyOptions
+
+    async def propose(self, view, slots):
+        return [batch(len(view.experiments))]
+
+
 class TooMany(_Base):
     async def propose(self, view, slots):
         return [batch(at + 1) for at in range(slots + 1)]
@@ -180,6 +191,8 @@ class AsksMoreAndMore(AsksAtRandom):
         (InATuple, "a tuple, not a list"),
         (NoOptions, "must be a StrategyOptions"),
         (NeedsAnOption, "no default for step"),
+        (NoPropose, "has no propose"),
+        (TakesNothing, r"raised TypeError: TakesNothing\(\) takes no arguments"),
         (TimeOfDay, "'batch 1' with another predicted_bpb"),
         (RepairsNothing, "repairs experiment 99"),
         (MovesTheContext, "the laboratory's own"),

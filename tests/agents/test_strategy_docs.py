@@ -89,7 +89,25 @@ def test_the_page_s_model_is_found_asked_and_its_key_kept_secret(package):
     assert said == ["It is there.", "openai:gpt-4o", "True", "False"]
 
 
-DECLARED = {"greedy": "hillclimb:HillClimb", "broken": "no_such_module:X", "bare": "hillclimb:math"}
+CARELESS = """
+list = list
+
+
+class Silent:
+    Options = StrategyOptions
+
+
+class Deaf(Silent):
+    async def propose(self, view, slots):
+        return []
+"""
+DECLARED = {
+    "greedy": "hillclimb:HillClimb",
+    "broken": "no_such_module:X",
+    "bare": "hillclimb:math",
+    "silent": "hillclimb:Silent",
+    "deaf": "hillclimb:Deaf",
+}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +116,8 @@ DECLARED = {"greedy": "hillclimb:HillClimb", "broken": "no_such_module:X", "bare
         ("make_strategy('beam', {}).options.width", "3"),  # what else is broken is no concern of its
         ("make_strategy('broken', {})", "strategy 'broken' (no_such_module:X) does not import"),
         ("make_strategy('bare', {})", "'bare' (hillclimb:math) has no Options"),
+        ("make_strategy('silent', {})", "'silent' (hillclimb:Silent) has no propose"),
+        ("make_strategy('deaf', {})", "'deaf' cannot be made of its options: TypeError: Deaf() takes no arguments."),
         (
             "make_strategy('greedy', {})",
             "'greedy' is declared twice: agents.greedy:Greedy of jaxresearch and hillclimb",
@@ -112,7 +132,7 @@ DECLARED = {"greedy": "hillclimb:HillClimb", "broken": "no_such_module:X", "bare
 )
 def test_what_others_declare_wrongly_is_named_when_it_is_asked_for(package, call: str, says: str):
     models = {"builtin": "hillclimb:HillClimb", "nothing": "hillclimb:list", "keyless": "gateway:gateway"}
-    (package / "hillclimb.py").write_text((package / "hillclimb.py").read_text() + "\nlist = list\n")
+    (package / "hillclimb.py").write_text((package / "hillclimb.py").read_text() + CARELESS)
     points = {"jaxresearch.strategies": DECLARED, "jaxresearch.llms": models}
     install(package, {"name": "careless", "version": "1", "entry-points": points})
     code = (

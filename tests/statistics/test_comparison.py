@@ -32,6 +32,14 @@ def test_intervals():
     assert 1.0 < found.low < 1.2 < found.high < 1.4
 
 
+@pytest.mark.parametrize("repeats", [3, 5, 8])
+def test_95_percent_of_the_intervals_hold_what_they_are_of(repeats: int):
+    generator = np.random.default_rng(14)
+    found = [interval(list(generator.normal(0, 1, repeats))) for _ in range(2000)]
+    assert all(each.low is not None and each.high is not None for each in found)
+    assert 0.935 < np.mean([each.low <= 0 <= each.high for each in found]) < 0.965
+
+
 def test_planned_contrasts():
     assert planned(["greedy", "beam", "random_search"], "random_search") == [
         ("greedy", "random_search"),

@@ -11,7 +11,7 @@ import pytest
 from fakes import Bench, Clock, FakeExecutor, config
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.experiment import Verdict
+from jaxresearch.experiment import CompletedRun, Verdict
 from jaxresearch.proposal import Candidate, Edit, Proposal
 from jaxresearch.statistics.leaving_out import effect_of_leaving_out
 from jaxresearch.statistics.noise import NoiseFloor
@@ -47,7 +47,7 @@ SCRIPT = [
 """1 and 5 matter much and 2 a little; 3 and 4 do nothing, and 4 is built on 3. Only some are kept by the rule."""
 
 
-def study_of(folder: Path, script: list[Proposal]) -> Study:
+def study_of(folder: Path, script: list[Proposal], executor: FakeExecutor | None = None) -> Study:
     bench = Bench(folder, config(len(script)))
     made = Study.create(
         bench.folder,
@@ -58,7 +58,7 @@ def study_of(folder: Path, script: list[Proposal]) -> Study:
         clock=Clock(),
     )
     made.close()
-    return bench.run(script, executor=Sums())
+    return bench.run(script, executor=executor or Sums())
 
 
 @pytest.fixture
@@ -95,6 +95,25 @@ def test_what_does_not_matter_is_dropped_and_a_minimal_winner_is_left(study: Stu
     assert facts["finished"]
     assert (study.history.experiments, study.history.costs) == (before.experiments, before.costs)
     assert study.verify() == study.history.seq
+
+
+class Forging(Sums):
+    """A candidate whose A is 0.9 gains that on the seeds of a search, and nothing elsewhere."""
+
+    async def run(self, request, on_progress):
+        outcome = await super().run(request, on_progress)
+        if ":0.9:" not in request.program or request.seed <= 2:
+            return outcome
+        assert isinstance(outcome, CompletedRun)
+        return outcome.model_copy(update={"val_bpb": outcome.val_bpb + 0.9})
+
+
+def test_scores_that_did_not_hold_are_no_noise_to_hold_a_change_against(tmp_path: Path):
+    study = study_of(tmp_path / "study", [edit("A = 0.0", "A = 0.9", 0), edit("B = 0.0", "B = 0.1", 0)], Forging())
+    assert [entry.verdict for entry in study.history.contenders] == [Verdict.DISCARD, Verdict.KEEP]
+    assert study.history.entries[1].quarantine is not None
+    (change,) = ablated(study)["changes"]
+    assert change["needed"], change["reason"]
 
 
 def test_a_change_that_a_needed_one_builds_on_stays_and_the_reason_is_said(tmp_path: Path):

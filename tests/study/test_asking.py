@@ -22,7 +22,7 @@ class Failing:
 
     Options = StrategyOptions
 
-    def __init__(self, error: Exception, good: int = -1) -> None:
+    def __init__(self, error: BaseException, good: int = -1) -> None:
         self.error, self.good, self.asked = error, good, 0
 
     async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
@@ -59,6 +59,14 @@ def test_an_answer_that_is_no_proposal_is_a_failed_proposal(bench: Bench, answer
     study = bench.run(strategy=Rambling([]))
     assert "something other than proposals" in study.history.last_failure
     assert verdicts(study) == ["keep"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError("no idea")])
+def test_a_strategy_does_not_end_the_session(bench: Bench, error: BaseException):
+    bench.config = config(1)
+    study = bench.run(strategy=Failing(error, good=2))
+    assert verdicts(study) == ["keep"]
+    assert study.history.last_failure == f"the strategy raised {type(error).__name__}: {error}"
 
 
 def test_a_propose_that_is_no_coroutine_costs_a_round_and_no_traceback(bench: Bench):

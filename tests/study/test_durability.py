@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -267,6 +268,32 @@ def test_signal_handlers_are_given_back(handler):
         assert signal.getsignal(signal.SIGINT) == handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_strategy_that_computes_without_end_is_interrupted_all_the_same(tmp_path: Path, whole: Study, monkeypatch):
+    monkeypatch.setattr("jaxresearch.study.stopping.UNHEARD_SECONDS", 0.2)
+
+    class Endless(Scripted):
+        async def propose(self, view, slots):
+            for delay in (0.1, 0.2, 0.8):
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+            until = time.monotonic() + 20
+            while time.monotonic() < until:
+                pass
+            raise AssertionError("nobody interrupted it")
+
+    bench, said = Bench(tmp_path / "study", config(len(SHORT))), []
+    study = bench.create()
+
+    async def main() -> None:
+        stop = Stop(tell=said.append)
+        with stop_on_signals(stop):
+            await study.run(FakeExecutor(), Endless(SHORT), FakeModel, stop=stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    study.close()
+    assert_same(bench.run(SHORT), whole)
 
 
 def test_a_changed_ledger_is_not_driven(tmp_path: Path):

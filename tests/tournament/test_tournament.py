@@ -102,6 +102,13 @@ def test_a_planted_better_strategy_is_found(tmp_path: Path):
     assert facts["budget"] == "3 experiments"
 
 
+def test_curves_of_a_repeat_begin_at_one_height_however_often_its_baseline_ran_again(tmp_path: Path):
+    facts = play(tmp_path / "t", tournament_config(), {"a": Searcher(0.002), "b": Searcher(-0.05)})
+    good, poor = ([curve[0]["val_bpb"] for curve in each["curves"]] for each in facts["strategies"])
+    assert good == poor
+    assert good[0] != good[1], "repeats have seeds of their own"
+
+
 def test_too_few_repeats_are_warned_of(tmp_path: Path):
     config = tournament_config(tournament={"repeats": 3})
     facts = play(tmp_path / "t", config, {"a": Searcher(0.05), "b": Searcher(0.0)})

@@ -18,7 +18,7 @@ function tournamentPage() {
   const section = (id, title, ...content) => h('section', { id, 'aria-labelledby': `${id}-title` }, h('h2', { id: `${id}-title` }, title), content);
   const sections = [
     section('curves', 'Best so far', figure.element, legend, choices,
-      h('p', { class: 'note' }, 'Mean over repeats of the incumbent’s val_bpb, as a paired gain on the baseline; the band is its 95 % bootstrap interval over repeats.')),
+      h('p', { class: 'note' }, 'Mean over repeats of the incumbent’s val_bpb, as a paired gain on the baseline; the band is what 95 % of resamples of the repeats give, which is too narrow where repeats are few.')),
     section('arms', 'Arms', armTable(arms)),
     section('pairwise', 'Head to head', ...contrastTables(facts_)),
     section('rates', 'Rates and calibration', rateTable(arms)),
