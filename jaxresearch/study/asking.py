@@ -58,8 +58,14 @@ async def events_of_round(
     except Exception as error:
         return _no_proposal(request, f"the strategy raised {type(error).__name__}: {error}")
     if not isinstance(proposals, list) or not all(isinstance(each, Proposal) for each in proposals):
-        return _no_proposal(request, "the strategy returned something other than proposals")
+        return _no_proposal(request, f"the strategy returned something other than proposals: {_kind_of(proposals)}")
     return _accepted(history, request, proposals[: request.slots])
+
+
+def _kind_of(given: object) -> str:
+    if not isinstance(given, list):
+        return f"{type(given).__name__} instead of a list"
+    return f"{next(type(each).__name__ for each in given if not isinstance(each, Proposal))} in its list"
 
 
 def _no_proposal(request: ProposalRequested, reason: str) -> tuple[Event, ...]:

@@ -244,9 +244,14 @@ class _Replayer:
         return len(derived)
 
     def _same_failure(self, recorded: Event, derived: Event) -> bool:
-        """A provider's exception is recorded as text, so after one only the failure itself can be the same."""
-        failed = any(call.record.get("failure") == "proposal" for call in self.history.calls)
-        return failed and isinstance(recorded, ProposalFailed) and isinstance(derived, ProposalFailed)
+        """A provider's exception is recorded as text, so after one only the failure itself can be the same.
+
+        A reason may say more than it did when it was recorded.
+        """
+        if not (isinstance(recorded, ProposalFailed) and isinstance(derived, ProposalFailed)):
+            return False
+        by_provider = any(call.record.get("failure") == "proposal" for call in self.history.calls)
+        return by_provider or (recorded.round == derived.round and derived.reason.startswith(f"{recorded.reason}: "))
 
     async def _asked(self, stored: StoredEvent) -> tuple[Event, ...]:
         from jaxresearch.llm import ReplayModel

@@ -48,8 +48,16 @@ def test_failed_proposals_are_recorded_and_bounded(bench: Bench, error: Exceptio
     assert study.history.failed_proposals == 7
 
 
-@pytest.mark.parametrize("answer", [["widen it"], None, "widen it", 3, gain(0.2)])
-def test_an_answer_that_is_no_proposal_is_a_failed_proposal(bench: Bench, answer: Any):
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ([gain(0.2), "widen it"], "str in its list"),
+        (None, "NoneType instead of a list"),
+        ("widen it", "str instead of a list"),
+        (gain(0.2), "Proposal instead of a list"),
+    ],
+)
+def test_an_answer_that_is_no_proposal_is_a_failed_proposal(bench: Bench, answer: Any, kind: str):
     class Rambling(Scripted):
         async def propose(self, view: StudyView, slots: int) -> list[Proposal]:
             self.views.append(view)
@@ -57,7 +65,7 @@ def test_an_answer_that_is_no_proposal_is_a_failed_proposal(bench: Bench, answer
 
     bench.config = config(1)
     study = bench.run(strategy=Rambling([]))
-    assert "something other than proposals" in study.history.last_failure
+    assert study.history.last_failure == f"the strategy returned something other than proposals: {kind}"
     assert verdicts(study) == ["keep"]
 
 

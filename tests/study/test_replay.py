@@ -125,6 +125,27 @@ def test_rewriting_without_a_change_is_no_difference(copied: Path):
     assert replayed(copied, Greedy(Greedy.Options())).proposals == 5
 
 
+def test_a_reason_that_says_more_than_it_did_is_no_difference(tmp_path: Path):
+    class Once(TPE):
+        rounds = 0
+
+        async def propose(self, view, slots):
+            self.rounds += 1
+            return None if self.rounds == 1 else await super().propose(view, slots)
+
+    run_study(tmp_path / "study", Once(Once.Options()), 2).close()
+    target = last_where(tmp_path / "study", lambda event: event.kind == "proposal_failed")
+
+    def says(reason: str) -> Callable[[int, dict], None]:
+        return lambda seq, facts: facts.update(reason=reason) if seq == target else None
+
+    rewrite(tmp_path / "study", says("the strategy returned something other than proposals"))
+    assert replayed(tmp_path / "study", Once(Once.Options())).proposals == 2
+    rewrite(tmp_path / "study", says("the strategy returned"))
+    with pytest.raises(ReplayDifference):
+        replayed(tmp_path / "study", Once(Once.Options()))
+
+
 class Editing(TPE):
     """A person edits program.md beside it, in every round but the last."""
 
