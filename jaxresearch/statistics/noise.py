@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 from scipy import linalg, special  # not stats: loading it takes longer than all that a command does here
 
+UNLIKE = 0.05
+"""Level at which a contest's own pairs are taken to spread more than a study's others."""
+
 Scores = Mapping[Any, float]
 """val_bpb of one experiment by block: its seed, or whatever makes scores move together."""
 
@@ -135,6 +138,21 @@ def pair_noise(experiments: Iterable[Scores], *, confidence: float = 0.95) -> No
         return None
     squares = float(np.sum((left - basis @ (basis.T @ left)) ** 2))
     return _estimate(2 * squares / degrees, degrees, confidence)
+
+
+def contest_noise(pairs: NoiseFloor | None, others: NoiseFloor | None, pooled: NoiseFloor | None) -> NoiseFloor | None:
+    """Which noise a contest goes by. `pairs`: of its own pairs alone; `others`: of a study's other pairs; `pooled`: of all.
+
+    Pooled, unless its own pairs spread more than the others' variance explains (F-test at `UNLIKE`). Near copies of an
+    incumbent move by next to nothing; pooled with them, noise would pass for a gain.
+    """
+    if pairs is None or others is None or pairs.sd_bpb <= others.sd_bpb:
+        return pooled
+    if others.sd_bpb == 0.0:
+        return pairs
+    ratio = (pairs.sd_bpb / others.sd_bpb) ** 2
+    unlike = special.fdtrc(pairs.degrees_of_freedom, others.degrees_of_freedom, ratio) < UNLIKE
+    return pairs if unlike else pooled
 
 
 def _centred(columns: np.ndarray, row_of: np.ndarray) -> np.ndarray:
