@@ -10,7 +10,7 @@ import pytest
 from fakes import Bench, FakeExecutor, FakeModel, Scripted, completed, config, gain
 
 from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate
-from jaxresearch.experiment import FailedRun, RunOutcome, Verdict
+from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.statistics.noise import pair_noise, seed_noise
 from jaxresearch.study.evidence import contest_noise, study_pair_noise
 from jaxresearch.study.study import Study
@@ -68,6 +68,31 @@ def test_an_incumbents_run_that_is_always_lost_ends_the_contest_not_the_study(tm
     assert [entry.verdict for entry in study.history.contenders] == [Verdict.INFRASTRUCTURE, Verdict.KEEP]
     assert "the incumbent's run for its next pair was lost 3 times" in study.history.experiments[1].reason
     assert sum(request.seed == 3 for request in executor.requests) == 3, "the next contest has more to go by"
+
+
+class Unassailable(FakeExecutor):
+    """An incumbent, of gain 0.05, that gives no score on seeds that it was not kept on."""
+
+    async def run(self, request: RunRequest, on_progress) -> RunOutcome:
+        assert len(self.requests) < 100, "it would go on for ever"
+        if request.seed > 2 and ":0.05:" in request.program:
+            self.requests.append(request)
+            return FailedRun(identity=request.identity, verdict=Verdict.CRASH, reason="diverged", seed=request.seed)
+        outcome = await super().run(request, on_progress)
+        assert isinstance(outcome, CompletedRun)
+        wobble = (0.009 if request.seed % 2 else -0.009) * (":0.06" in request.program)
+        return outcome.model_copy(update={"val_bpb": outcome.val_bpb + wobble})
+
+
+def test_an_incumbent_that_fails_on_every_new_seed_is_not_asked_for_ever(tmp_path: Path):
+    executor = Unassailable()
+    bench = Bench(tmp_path / "study", config(3))
+    study = bench.run([gain(0.05), gain(0.069), gain(0.068)], executor=executor)
+    kept, *others = study.history.contenders
+    assert kept.verdict is Verdict.KEEP
+    assert [entry.verdict for entry in others] == [Verdict.DISCARD] * 2
+    assert all("gave no score 3 times in a row" in entry.experiment.reason for entry in others)
+    assert sum(isinstance(run, FailedRun) for run in kept.experiment.runs) == 6, "each contest may ask anew"
 
 
 @pytest.mark.parametrize(("rule", "runs"), [("greedy", 1), ("fixed", 3)])
