@@ -28,7 +28,8 @@ _KEPT = 40
 _ANCESTORS = 40
 _WHY, _WHY_IN_SHORT = 160, 60
 _INSTRUCTIONS_CHARACTERS = 4000
-_HYPERPARAMETERS = 80
+_HYPERPARAMETERS, _CHOICES = 80, 20
+_CHOICE_CHARACTERS, _HYPERPARAMETERS_CHARACTERS = 120, 30_000
 _CURVE_POINTS = 12
 _OURS = (Verdict.KEEP, Verdict.DISCARD, Verdict.DUPLICATE, Verdict.TIMEOUT)
 """Verdicts whose reasons the laboratory alone has written."""
@@ -144,8 +145,9 @@ def is_fixed(each: Hyperparameter) -> bool:
 
 
 def hyperparameter_rows(hyperparameters: Iterable[Hyperparameter]) -> str:
-    """One JSON object a line: name, value, and the bounds or choices."""
-    rows = []
+    """One JSON object a line: name, value, and the bounds or choices. As many as there is room for: a candidate declares
+    them, and could else fill the context of every model that is asked after it."""
+    rows, room = [], _HYPERPARAMETERS_CHARACTERS
     for each in list(hyperparameters)[:_HYPERPARAMETERS]:
         row: dict[str, object] = {"name": each.name, "value": each.value}
         if each.low is not None or each.high is not None:
@@ -153,12 +155,16 @@ def hyperparameter_rows(hyperparameters: Iterable[Hyperparameter]) -> str:
         if each.log:
             row["log"] = True
         if each.choices:
-            row["choices"] = list(each.choices)[:20]
+            row["choices"] = [choice for choice in each.choices if len(str(choice)) <= _CHOICE_CHARACTERS][:_CHOICES]
         if is_fixed(each):
             row["fixed"] = True
         if each.doc:
             row["doc"] = one_line(each.doc, 120)
-        rows.append(json.dumps(row))
+        line = json.dumps(row)
+        room -= len(line)
+        if room < 0:
+            break
+        rows.append(line)
     return "\n".join(rows)
 
 

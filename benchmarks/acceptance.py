@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from jaxresearch.statistics.acceptance import Acceptance, Discard, Keep, RunIncumbent, RunSeed
-from jaxresearch.statistics.noise import pair_noise
+from jaxresearch.statistics.noise import NoiseFloor, Scores, contest_noise, pair_noise
 from jaxresearch.statistics.rules import STUDY_ALPHA, Fixed, Greedy, Paired
 
 SEED_SD_BPB, PAIR_SD_BPB = 0.012, 0.005
@@ -69,16 +69,23 @@ def play_study(
     *,
     seed_sd: float = SEED_SD_BPB,
     pair_sd: float = PAIR_SD_BPB,
+    copies: int = 0,
+    copy_sd_sigma: float = 0.0,
 ) -> None:
-    """One study: contender i is better than its incumbent by effects_sigma[i] * pair_sd."""
+    """One study: contender i is better than its incumbent by effects_sigma[i] * pair_sd.
+
+    copies: near copies of the baseline that ran before, whose scores move by copy_sd_sigma * pair_sd.
+    """
     laboratory, mean = Laboratory(generator, seed_sd, pair_sd), 1.5
     incumbent = {seed: laboratory.score(mean, seed) for seed in range(BASELINE_SEEDS)}
     rows, kept_any = [incumbent], False
+    for _ in range(copies):
+        rows.append({seed: score + generator.normal(0, copy_sd_sigma * pair_sd) for seed, score in incumbent.items()})
     for effect in effects_sigma:
         contender: dict[int, float] = {}
         rows.append(contender)
         while True:
-            answer = rule.decide(contender, incumbent, pair_noise(rows))
+            answer = rule.decide(contender, incumbent, _noise(contender, incumbent, rows))
             match answer:
                 case RunSeed(seed=seed):
                     contender[seed] = laboratory.score(mean - effect * pair_sd, seed)
@@ -99,6 +106,11 @@ def play_study(
     tally.studies_with_keep += kept_any
 
 
+def _noise(contender: Scores, incumbent: Scores, rows: list[dict[int, float]]) -> NoiseFloor | None:
+    others = pair_noise([row for row in rows if row is not contender])
+    return contest_noise(pair_noise([contender, incumbent]), others, pair_noise(rows))
+
+
 def play(
     rule: Acceptance, effect_sigma: float, studies: int, *, seed: int = 0, experiments: int = EXPERIMENTS
 ) -> Tally:
@@ -112,6 +124,14 @@ def play(
 def first_win(gain_sigma: float, studies: int, *, seed: int = 1) -> Tally:
     """The hard case: the study's very first contender is the win, and no pair has been replicated before it."""
     return play(Paired(), gain_sigma, studies, seed=seed, experiments=1)
+
+
+def after_copies(copies: int, studies: int, *, seed: int = 4) -> Tally:
+    """Contenders of no effect, after changes of which each moves scores by a hundredth of sigma only."""
+    generator, tally = np.random.default_rng(seed), Tally()
+    for _ in range(studies):
+        play_study(Paired(), [0.0] * EXPERIMENTS, generator, tally, copies=copies, copy_sd_sigma=0.01)
+    return tally
 
 
 def main() -> None:
@@ -134,6 +154,9 @@ def main() -> None:
     for effect in (1.0, 2.0, 4.0, 10.0, 20.0):
         tally = first_win(effect, max(1, studies // 2))
         print(f"| {effect:g} sigma | {tally.keep_rate:.1%} | {tally.runs_of_kept:.2f} |")
+    print("\nContenders of no effect after near copies of the baseline, `paired`:\n\n| copies | kept |\n|---|---|")
+    for copies in (0, 2, 5, 20):
+        print(f"| {copies} | {after_copies(copies, max(1, studies // 4)).keep_rate:.1%} |")
     study = play(Paired(alpha=STUDY_ALPHA / EXPERIMENTS), 0.0, studies, seed=2)
     print(f"\ncontrol: study. A null study keeps anything: {study.studies_with_keep / study.studies:.2%}")
 

@@ -63,6 +63,13 @@ class AcceptanceConfig(_Part):
     alpha: float = Field(default=0.01, gt=0, lt=0.5, description="false keeps for each contender of no effect, at most")
     runs: int = Field(default=3, ge=2, le=64, description="seeds of the baseline, and pairs under `fixed`")
     max_runs: int = Field(default=6, ge=2, le=64, description="pairs of one contender under `paired`, at most")
+    own_spread: float = Field(
+        default=0.05,
+        ge=0,
+        lt=0.5,
+        description="level of the test whether a contender's own pairs spread more than the study's others: it is then "
+        "tested on these alone. 0: never",
+    )
     control: Literal["contender", "study"] = Field(
         default="contender",
         description="study: 5 % for the whole study, shared out evenly, instead of `alpha` for each",

@@ -232,7 +232,9 @@ def to_exported(module: Module, platform: str) -> export.Exported:
     """The module's `main` as something that `jax.jit` can call with flat positional arguments.
 
     The calling convention is our own, from a stub of the same signature; nothing of the module's origin is trusted.
+    Every sort is a stable one: it gives what an unstable one may give, and stays inside its array whatever is compared.
     """
+    module = _with_stable_sorts(module)
     with module.context:
         inputs, outputs = signature(module.functions["main"])
 
@@ -242,3 +244,22 @@ def to_exported(module: Module, platform: str) -> export.Exported:
     jitted = jax.jit(stub, keep_unused=True)
     exported = export.export(jitted, platforms=[platform])(*[kind.struct for kind in inputs])
     return dataclasses.replace(exported, mlir_module_serialized=module.serialize())
+
+
+def _with_stable_sorts(module: Module) -> Module:
+    """XLA's CPU backend leaves the array of an unstable sort, and reads and writes what lies beyond, where a comparison
+    contradicts itself."""
+    with module.context:
+        if not any(_is_unstable(op) for op in walk(module.handle.operation)):
+            return module
+        copy = Module(ir.Module.parse(module.text), module.context)
+        for op in walk(copy.handle.operation):
+            if _is_unstable(op):
+                op.attributes["is_stable"] = ir.BoolAttr.get(True)
+        return copy
+
+
+def _is_unstable(op: Operation) -> bool:
+    if op.name != "stablehlo.sort":
+        return False
+    return "is_stable" not in op.attributes or not ir.BoolAttr(op.attributes["is_stable"]).value

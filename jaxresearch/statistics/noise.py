@@ -137,6 +137,23 @@ def pair_noise(experiments: Iterable[Scores], *, confidence: float = 0.95) -> No
     return _estimate(2 * squares / degrees, degrees, confidence)
 
 
+def contest_noise(
+    pairs: NoiseFloor | None, others: NoiseFloor | None, pooled: NoiseFloor | None, *, level: float = 0.05
+) -> NoiseFloor | None:
+    """Which noise a contest goes by. `pairs`: of its own pairs alone; `others`: of a study's other pairs; `pooled`: of all.
+
+    Pooled, unless its own pairs spread more than the others' variance explains, by an F-test at `level`; always at 0. Near
+    copies of an incumbent move by next to nothing; pooled with them, noise would pass for a gain.
+    """
+    if level == 0.0 or pairs is None or others is None or pairs.sd_bpb <= others.sd_bpb:
+        return pooled
+    if others.sd_bpb == 0.0:
+        return pairs
+    ratio = (pairs.sd_bpb / others.sd_bpb) ** 2
+    unlike = special.fdtrc(pairs.degrees_of_freedom, others.degrees_of_freedom, ratio) < level
+    return pairs if unlike else pooled
+
+
 def _centred(columns: np.ndarray, row_of: np.ndarray) -> np.ndarray:
     """`columns` (value, column) less their means over each row's values. row_of: of each value, ascending from 0."""
     counts = np.bincount(row_of)

@@ -36,8 +36,8 @@ class Paired:
     Discard: an estimate better by one standard error would not pass the last look either. On one seed: a difference
     that is not below zero, or too little below it. Giving up early adds no false keeps.
 
-    Assumes normal residuals of one variance over the study's experiments, and an incumbent whose scores were not
-    selected. A kept incumbent's are (they are too good), which makes the test stricter, never laxer.
+    Assumes normal residuals of one variance over the experiments that `noise` is pooled over, and an incumbent whose
+    scores were not selected. A kept incumbent's are (they are too good), which makes the test stricter, never laxer.
     """
 
     alpha: float = 0.01

@@ -85,6 +85,12 @@ def conclusion(history: History) -> str:
     if gain is None or gain.p_value is None or gain.low_bpb is None or gain.high_bpb is None:
         return f"Too few runs came through to say whether the gain holds.{again}"
     interval = f"{gain.mean_bpb:.4f} bpb (95 %: {gain.low_bpb:.4f} to {gain.high_bpb:.4f}, {gain.pairs} fresh seeds)"
+    if failed := _failures(opening, incumbent):
+        of = f"{len(failed)} of {len(opening.event.seeds)} fresh seeds"
+        return (
+            f"Not confirmed: experiment {incumbent} gave no score on {of} ({failed[0]}); which those are may be its own "
+            f"choice. On the others its gain on unseen text is {interval}.{again}"
+        )
     if gain.low_bpb > 0:
         return f"Confirmed on unseen text: experiment {incumbent} is better than the baseline by {interval}.{again}"
     if gain.high_bpb < 0:
@@ -106,7 +112,6 @@ def said_of_test(history: History) -> str | None:
 def _arm(opening: Opening, number: int) -> dict[str, Any]:
     test = list(_scores(opening, number, "test").values())
     val = list(_scores(opening, number, "validation").values())
-    failed = [run.reason for seed in opening.event.seeds if isinstance(run := opening.run(number, seed), FailedRun)]
     return {
         "experiment": number,
         "test_bpb": statistics.fmean(test) if test else None,
@@ -114,8 +119,13 @@ def _arm(opening: Opening, number: int) -> dict[str, Any]:
         "val_bpb": statistics.fmean(val) if test else None,
         "gap_bpb": statistics.fmean(test) - statistics.fmean(val) if test else None,
         "runs": len(test),
-        "failed": failed,
+        "failed": _failures(opening, number),
     }
+
+
+def _failures(opening: Opening, number: int) -> list[str]:
+    """Why the runs of experiment `number` that gave no score gave none."""
+    return [run.reason for seed in opening.event.seeds if isinstance(run := opening.run(number, seed), FailedRun)]
 
 
 def _gain(opening: Opening, split: RunSplit) -> Gain | None:

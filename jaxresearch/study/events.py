@@ -59,11 +59,11 @@ class StudyCreated(_Event):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_before_interleaving(cls, facts: Any) -> Any:
-        """A study whose settings do not know `acceptance.interleave` was begun without it, and goes on so."""
+    def _of_before_them(cls, facts: Any) -> Any:
+        """A study whose settings do not know a part of the rule was begun without it, and goes on so."""
         match facts:
-            case {"config": {"acceptance": {**acceptance}} as config} if "interleave" not in acceptance:
-                return {**facts, "config": {**config, "acceptance": {**acceptance, "interleave": 0}}}
+            case {"config": {"acceptance": {**acceptance}} as config}:
+                return {**facts, "config": {**config, "acceptance": {"interleave": 0, "own_spread": 0.0, **acceptance}}}
             case _:
                 return facts
 

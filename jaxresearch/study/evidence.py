@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 
 from jaxresearch.execution.base import TracedCandidate
+from jaxresearch.statistics import noise
 from jaxresearch.statistics.noise import NoiseFloor, Scores, pair_noise
 from jaxresearch.study.entry import Entry
 from jaxresearch.study.events import TraceOutcome
@@ -54,7 +55,8 @@ def _judge_of(history: History, entry: Entry) -> Entry | None:
 
 
 def contest_noise(history: History, contender: Entry, incumbent: Entry) -> NoiseFloor | None:
-    """Standard deviation of a paired difference between these two, pooled over the study's pairs of their sort.
+    """Standard deviation of a paired difference between these two, pooled over the study's pairs of their sort, unless
+    their own pairs spread more than those.
 
     Of one kind: seeds move all experiments of that kind together, so every kind has seed effects of its own.
     Of two kinds: only the data order is shared, so differences spread more. One experiment stands for each kind (these
@@ -64,13 +66,22 @@ def contest_noise(history: History, contender: Entry, incumbent: Entry) -> Noise
     scores = blocks(history, contender, incumbent)
     believed = [entry for entry in history.entries if entry.believed]
     scored = [entry for entry in believed if len(scores[entry.number]) >= 2 or entry is contender]
+    pairs, level = (
+        pair_noise([scores[contender.number], scores[incumbent.number]]),
+        history.config.acceptance.own_spread,
+    )
+
+    def pooled_over(rows: Mapping[int, Scores]) -> NoiseFloor | None:
+        others = pair_noise([row for number, row in rows.items() if number != contender.number])
+        return noise.contest_noise(pairs, others, pair_noise(list(rows.values())), level=level)
+
     if kind_of(contender) == kind_of(incumbent):
-        return pair_noise([_of_kind(entry, scores) for entry in scored])
+        return pooled_over({entry.number: _of_kind(entry, scores) for entry in scored})
     chosen: dict[Kind, Entry] = {}
     for entry in sorted(scored, key=lambda entry: len(scores[entry.number])):
         chosen[kind_of(entry)] = entry
     chosen |= {kind_of(incumbent): incumbent, kind_of(contender): contender}
-    return pair_noise([scores[entry.number] for entry in chosen.values()])
+    return pooled_over({entry.number: scores[entry.number] for entry in chosen.values()})
 
 
 def study_pair_noise(history: History) -> NoiseFloor | None:

@@ -2,7 +2,8 @@
 
 The life of an experiment: proposed -> traced -> one run after another, as acceptance asks -> decided.
 The baseline is experiment 0; it runs with all seeds, and without a score of it there is no study.
-An incumbent runs again when a contender's next pair needs it; one that fails there only loses that seed.
+An incumbent runs again when a contender's next pair needs it; one that fails there only loses that seed. One that fails on
+seed after seed is not asked for ever: the contender is discarded, for what pairs there are did not show that it is better.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from jaxresearch.text import clean
 
 MAX_FAULTS = 3
 """Attempts at a step that the infrastructure may lose: the first, and two retries."""
+MAX_FAILED_PAIRS = 3
+"""Runs of an incumbent in one contest that may give no score, in a row, before the contest ends."""
 MAX_LOST_EXPERIMENTS = 3
 """Experiments in a row lost to infrastructure before the study stops."""
 MAX_FAILED_PROPOSALS = 5
@@ -168,6 +171,12 @@ def _judged(history: History, entry: Entry, acceptance: Acceptance) -> Step:
     judgement = judge(history, entry, acceptance)
     match judgement:
         case RunOf(number=number, seed=seed):
+            rival = history.entries[number]
+            if rival is not entry and _fails_on_and_on(rival, since=min(entry.places, default=0)):
+                lacking = (
+                    f"no pair more can be had: experiment {number} gave no score {MAX_FAILED_PAIRS} times in a row"
+                )
+                return _verdict(entry, Verdict.DISCARD, f"{lacking}; a person should look at that one")
             return RunCandidate(number, seed)
         case Quarantined():
             return Isolate(judgement)
@@ -211,6 +220,12 @@ def _duplicate(entry: Entry, original: Entry) -> Decide:
 
 def _failed_run(entry: Entry) -> FailedRun | None:
     return next((run for run in entry.experiment.runs if isinstance(run, FailedRun)), None)
+
+
+def _fails_on_and_on(rival: Entry, *, since: int) -> bool:
+    """Whether the last runs of `rival` gave no score, all of them made from place `since` on."""
+    last = list(zip(rival.experiment.runs, rival.places, strict=True))[-MAX_FAILED_PAIRS:]
+    return len(last) == MAX_FAILED_PAIRS and all(isinstance(run, FailedRun) and at >= since for run, at in last)
 
 
 def _run_reason(run: FailedRun) -> str:

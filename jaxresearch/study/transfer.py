@@ -187,6 +187,9 @@ def conclusion(trial: Trial) -> str:
     interval = (
         f"{gain.mean_bpb:.4f} bpb{share} (95 %: {gain.low_bpb:.4f} to {gain.high_bpb:.4f}, {gain.pairs} fresh seeds)"
     )
+    if failed := trial.failures(WINNER):
+        why = f"the winner gave no score on {len(failed)} of {len(trial.event.seeds)} seeds ({failed[0]})"
+        return f"{where} the gain is not shown to survive: {why}; on the others it is {interval}."
     if gain.low_bpb > 0:
         return f"{where} the gain survives: {interval}."
     if gain.high_bpb < 0:

@@ -1,6 +1,6 @@
 """Results: what a tournament came to, from the ledgers of its studies. Complete repeats count.
 
-A repeat in which an arm's final runs gave no score is left out whole, and the warning says so.
+A repeat in which an arm's final runs gave no score is left out whole, and the warning says so; also where some did not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ArmRepeat:
     """One arm in one repeat, finished. val_bpb, test_bpb: of its incumbent, means over fresh seeds.
 
     val_change, test_change: against the baseline on the same seeds, below zero is better. auc: mean best-so-far val_bpb
-    over the binding budget.
+    over the binding budget. unscored: of the fresh seeds, those on which the incumbent gave no score.
     """
 
     arm: str
@@ -66,6 +66,7 @@ class ArmRepeat:
     llm_cost_usd: float
     llm_tokens: int
     account: Account
+    unscored: int
 
 
 def results(tournament: Tournament) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def results(tournament: Tournament) -> dict[str, Any]:
         "pairwise": [asdict(each) for each in found],
         "pairwise_test": [asdict(each) for each in contrasts(test, pairs)],
         "experiments_each": {name: [each.experiments for each in runs] for name, runs in of.items()},
-        "warning": " ".join(filter(None, [left_out, warning(len(repeats), len(pairs))])) or None,
+        "warning": " ".join(filter(None, [left_out, _partly(of), warning(len(repeats), len(pairs))])) or None,
         "conclusion": sentence(found, val),
     }
 
@@ -118,6 +119,15 @@ def _left_out(unscored: list[tuple[str, int]]) -> str | None:
         return None
     said = "; ".join(f"repeat {repeat}, as {arm}'s final runs gave no score" for arm, repeat in unscored)
     return f"Left out, which may favour who failed: {said}."
+
+
+def _partly(of: dict[str, list[ArmRepeat]]) -> str | None:
+    """Whose final runs are fewer than asked. A candidate sees its seed and its own loss, and may choose where to fail."""
+    fewer = [each for runs in of.values() for each in runs if each.unscored]
+    if not fewer:
+        return None
+    said = "; ".join(f"{each.arm} in repeat {each.repeat} ({each.unscored})" for each in fewer)
+    return f"Final runs without a score, which may favour who failed: {said}."
 
 
 def _finished(tournament: Tournament) -> dict[tuple[str, int], ArmRepeat | None]:
@@ -172,6 +182,7 @@ def _arm_repeat(tournament: Tournament, arm: Arm, repeat: int, study: Study) -> 
         llm_cost_usd=history.costs.llm_cost_usd,
         llm_tokens=history.costs.llm_tokens,
         account=account(history, study.events()),
+        unscored=sum((incumbent, seed) not in runs for seed in opening.event.seeds),
     )
 
 

@@ -11,10 +11,10 @@ from fake_study import SOURCE, FakeStudy
 from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import FunctionModel
 
-from agents.digest import digest, relevant_rows
+from agents.digest import digest, hyperparameter_rows, relevant_rows
 from agents.researcher import ask, prompt_version
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.proposal import Edit, Proposal
+from jaxresearch.proposal import Edit, Hyperparameter, Proposal
 from jaxresearch.strategy import ProposalError
 
 
@@ -295,3 +295,13 @@ def test_control_characters_do_not_reach_the_ledger():
 def test_a_hypothesis_of_nothing_but_control_characters_has_a_title():
     script = Script(call("propose_config", config={"depth": 3}, hypothesis="\u202e\x07"))
     assert propose(FakeStudy(script.model)).hypothesis == "no hypothesis"
+
+
+def test_hyperparameters_that_a_candidate_declares_do_not_fill_the_context():
+    """Eighty with twenty choices of two hundred letters that JSON writes in six came to two megabytes."""
+    choices = tuple("\u0416" * length for length in range(110, 210))
+    declared = [Hyperparameter(f"h{number}", "\u0416", choices=choices) for number in range(1000)]
+    text = hyperparameter_rows(declared)
+    assert 1_000 < len(text) <= 31_000
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert rows[0] == {"name": "h0", "value": "\u0416", "choices": list(choices[:11])}

@@ -149,3 +149,20 @@ def test_what_the_verifier_cannot_read_is_the_candidates_fault(blob):
     """Any other error would be taken for the machine's: tried again, and never judged."""
     with pytest.raises(InvalidProgramError):
         verified(blob())
+
+
+@pytest.mark.parametrize("comparison", ["LE", "NE"])
+def test_a_sort_whose_comparison_contradicts_itself_stays_in_its_array(comparison):
+    """Unstable, it would read and write what lies beyond: other arrays of the worker, targets among them."""
+    blob = written(f"""module {{ func.func public @main(%x: tensor<1000xi32>) -> tensor<1000xi32> {{
+      %out = "stablehlo.sort"(%x) <{{dimension = 0 : i64, is_stable = false}}> ({{
+        ^bb0(%a: tensor<i32>, %b: tensor<i32>):
+          %p = stablehlo.compare {comparison}, %a, %b : (tensor<i32>, tensor<i32>) -> tensor<i1>
+          stablehlo.return %p : tensor<i1>
+      }}) : (tensor<1000xi32>) -> tensor<1000xi32>
+      return %out : tensor<1000xi32> }} }}""")
+    compiled = stablehlo.to_exported(stablehlo.parse(blob), "cpu").mlir_module()
+    assert "is_stable = true" in compiled, "else what follows ends this process"
+    rows = np.repeat(np.arange(20, dtype=np.int32), 50)
+    (out,) = as_it_runs(blob, rows)
+    assert sorted(out) == sorted(rows)

@@ -10,6 +10,7 @@ from jaxresearch.statistics.noise import (
     Spread,
     _estimate,
     _shared,
+    contest_noise,
     correlation,
     noise_floor,
     pair_noise,
@@ -117,3 +118,19 @@ def test_the_interval_is_that_of_the_chi_square_distribution():
         floor = _estimate(4.0, degrees, 0.9)
         low, high = stats.chi2.interval(0.9, degrees)
         assert (floor.low_bpb, floor.high_bpb) == (2 * np.sqrt(degrees / high), 2 * np.sqrt(degrees / low))
+
+
+def test_a_contest_whose_own_pairs_spread_more_goes_by_these_alone():
+    incumbent, generator = {0: 1.50, 1: 1.52, 2: 1.57}, np.random.default_rng(7)
+    copies = [{seed: score + generator.normal(0, 1e-6) for seed, score in incumbent.items()} for _ in range(4)]
+    alike = [{seed: score + generator.normal(0, 0.01) for seed, score in incumbent.items()} for _ in range(4)]
+    contender = {0: 1.48, 1: 1.51, 2: 1.53}
+    own = pair_noise([contender, incumbent])
+    for others, by in ((copies, own), (alike, pair_noise([contender, incumbent, *alike]))):
+        pooled = pair_noise([contender, incumbent, *others])
+        assert contest_noise(own, pair_noise([incumbent, *others]), pooled) == by
+    assert contest_noise(own, None, own) == own
+    assert contest_noise(None, own, own) == own
+    equal = pair_noise([incumbent, incumbent])
+    assert equal is not None
+    assert contest_noise(own, equal, equal) == own, "and where others do not move at all"

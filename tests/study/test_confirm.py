@@ -11,7 +11,7 @@ from fakes import SCRIPT, Bench, FakeExecutor, config, gain
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest
-from jaxresearch.experiment import CompletedRun, RunOutcome
+from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.study.confirm import confirmation_object, is_confirmed
 from jaxresearch.study.stopping import Interrupted, Stop
 from jaxresearch.study.study import Study
@@ -101,6 +101,24 @@ def test_runs_that_fail_are_reported_and_lost_ones_are_tried_again(study: Study)
     executor.lose_runs = 99
     with pytest.raises(JaxresearchError, match="3 runs in a row were lost"):
         confirmed(study, executor, count=2)
+
+
+def test_a_winner_that_gives_no_score_on_some_seeds_is_not_confirmed(study: Study):
+    """It sees its seed and its own loss, and could fail where its score would be a bad one."""
+
+    class Choosy(FakeExecutor):
+        async def run(self, request: RunRequest, on_progress) -> RunOutcome:
+            outcome = await super().run(request, on_progress)
+            if request.seed != 4 or request.traced["lr"] != 0.05:
+                return outcome
+            return FailedRun(identity=request.identity, verdict=Verdict.CRASH, reason="diverged", seed=request.seed)
+
+    facts = confirmed(study, Choosy(), count=5)
+    assert facts["gain"]["low_bpb"] > 0
+    assert facts["incumbent"]["failed"] == ["diverged"]
+    assert facts["conclusion"].startswith(
+        "Not confirmed: experiment 6 gave no score on 1 of 5 fresh seeds (diverged); which those are may be its own choice."
+    )
 
 
 def test_a_study_without_a_baseline_has_nothing_to_confirm(bench: Bench):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes import Bench, FakeExecutor, FakeModel, Scripted, completed, config, gain
 
 from jaxresearch.execution.base import RunProgress, RunRequest, TracedCandidate
-from jaxresearch.experiment import FailedRun, RunOutcome, Verdict
+from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.statistics.noise import pair_noise, seed_noise
 from jaxresearch.study.evidence import contest_noise, study_pair_noise
 from jaxresearch.study.study import Study
@@ -70,6 +71,31 @@ def test_an_incumbents_run_that_is_always_lost_ends_the_contest_not_the_study(tm
     assert sum(request.seed == 3 for request in executor.requests) == 3, "the next contest has more to go by"
 
 
+class Unassailable(FakeExecutor):
+    """An incumbent, of gain 0.05, that gives no score on seeds that it was not kept on."""
+
+    async def run(self, request: RunRequest, on_progress) -> RunOutcome:
+        assert len(self.requests) < 100, "it would go on for ever"
+        if request.seed > 2 and ":0.05:" in request.program:
+            self.requests.append(request)
+            return FailedRun(identity=request.identity, verdict=Verdict.CRASH, reason="diverged", seed=request.seed)
+        outcome = await super().run(request, on_progress)
+        assert isinstance(outcome, CompletedRun)
+        wobble = (0.009 if request.seed % 2 else -0.009) * (":0.06" in request.program)
+        return outcome.model_copy(update={"val_bpb": outcome.val_bpb + wobble})
+
+
+def test_an_incumbent_that_fails_on_every_new_seed_is_not_asked_for_ever(tmp_path: Path):
+    executor = Unassailable()
+    bench = Bench(tmp_path / "study", config(3))
+    study = bench.run([gain(0.05), gain(0.069), gain(0.068)], executor=executor)
+    kept, *others = study.history.contenders
+    assert kept.verdict is Verdict.KEEP
+    assert [entry.verdict for entry in others] == [Verdict.DISCARD] * 2
+    assert all("gave no score 3 times in a row" in entry.experiment.reason for entry in others)
+    assert sum(isinstance(run, FailedRun) for run in kept.experiment.runs) == 6, "each contest may ask anew"
+
+
 @pytest.mark.parametrize(("rule", "runs"), [("greedy", 1), ("fixed", 3)])
 def test_the_rule_is_the_configurations(tmp_path: Path, rule: str, runs: int):
     bench = Bench(tmp_path / "study", config(2, acceptance={"rule": rule}))
@@ -102,3 +128,33 @@ def test_pairs_of_two_kinds_are_judged_by_pairs_of_two_kinds(tmp_path: Path):
     assert across.sd_bpb == pytest.approx(own.sd_bpb)
     assert across.degrees_of_freedom == own.degrees_of_freedom
     assert across != contest_noise(history, second, baseline)
+
+
+class Loud(FakeExecutor):
+    """Gains below 0.001 come without noise, others with much of it."""
+
+    async def run(self, request: RunRequest, on_progress) -> RunOutcome:
+        on_progress(RunProgress("train", 1.0))
+        value = float(request.program.split(":")[1])
+        noise = 0.01 if value > 0.001 else 1e-7
+        return completed(request, 1.5 - value + random.Random(request.identity).gauss(0, noise))
+
+
+def test_noise_is_not_measured_against_near_copies(tmp_path: Path):
+    bench = Bench(tmp_path / "study", config(4))
+    study = bench.run([gain(0.0001), gain(0.0002), gain(0.0003), gain(0.04)], executor=Loud())
+    history, loud = study.history, study.history.entries[-1]
+    assert loud.decision is not None
+    assert loud.decision.incumbent is not None
+    incumbent = history.entries[loud.decision.incumbent]
+    own = pair_noise([loud.experiment.scores, incumbent.experiment.scores])
+    assert own is not None
+    assert contest_noise(history, loud, incumbent) == own
+    acceptance = history.config.acceptance.model_copy(update={"own_spread": 0.0})
+    without = history.created.model_copy(
+        update={"config": history.config.model_copy(update={"acceptance": acceptance})}
+    )
+    pooled = contest_noise(replace(history, created=without), loud, incumbent)
+    assert pooled is not None
+    assert pooled.sd_bpb < own.sd_bpb
+    assert pooled.degrees_of_freedom > own.degrees_of_freedom

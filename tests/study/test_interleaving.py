@@ -148,9 +148,10 @@ def test_other_budgets_know_nothing_of_it(tmp_path: Path, budget: str):
 def test_a_study_from_before_goes_on_without_it(tmp_path: Path):
     study = Bench(tmp_path / "study", config(1, budget="300s")).create()
     facts = json.loads(encode(study.history.created))
-    assert decode(json.dumps(facts)).config.acceptance.interleave == 4  # type: ignore[union-attr]
-    del facts["config"]["acceptance"]["interleave"]
-    assert decode(json.dumps(facts)).config.acceptance.interleave == 0  # type: ignore[union-attr]
+    for name, now in (("interleave", 4), ("own_spread", 0.05)):
+        assert getattr(decode(json.dumps(facts)).config.acceptance, name) == now  # type: ignore[union-attr]
+        del facts["config"]["acceptance"][name]
+        assert getattr(decode(json.dumps(facts)).config.acceptance, name) == 0  # type: ignore[union-attr]
 
 
 # Names

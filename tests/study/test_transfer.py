@@ -10,6 +10,7 @@ import pytest
 from fakes import Bench, FakeExecutor, config, gain, mode, rate
 
 from jaxresearch.errors import ConfigurationError
+from jaxresearch.experiment import FailedRun, Verdict
 from jaxresearch.proposal import Candidate, Hyperparameter
 from jaxresearch.study.stopping import Stop
 from jaxresearch.study.study import Study
@@ -63,6 +64,19 @@ def test_a_gain_that_does_not(study: Study):
     facts = transferred(study, "lr=3x", Reversing())
     assert facts["gain"]["high_bpb"] < 0
     assert "the winner is worse than the baseline" in facts["conclusion"]
+
+
+def test_a_winner_that_fails_on_some_seeds_is_not_said_to_survive(study: Study):
+    class Choosy(FakeExecutor):
+        async def run(self, request, on_progress):
+            outcome = await super().run(request, on_progress)
+            if request.seed != 4 or ":0.1:" not in request.program:
+                return outcome
+            return FailedRun(identity=request.identity, verdict=Verdict.CRASH, reason="diverged", seed=request.seed)
+
+    facts = transferred(study, "lr=2x", Choosy())
+    assert facts["gain"]["low_bpb"] > 0
+    assert "the gain is not shown to survive: the winner gave no score on 1 of 4 seeds" in facts["conclusion"]
 
 
 def test_one_that_does_not_trace_there_is_said(study: Study):

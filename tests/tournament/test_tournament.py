@@ -330,6 +330,23 @@ def test_a_repeat_whose_final_runs_gave_no_score_is_left_out_and_named(tmp_path:
     assert facts["warning"] == ("Left out, which may favour who failed: repeat 0, as a's final runs gave no score.")
 
 
+def test_final_runs_that_fail_on_some_seeds_are_named(tmp_path: Path):
+    """An incumbent that gives no score where it would be a bad one is not to look better unseen."""
+
+    class Choosy(FakeExecutor):
+        async def run(self, request: RunRequest, on_progress) -> RunOutcome:
+            outcome = await super().run(request, on_progress)
+            if request.split != "test" or request.seed % 2 or float(request.program.split(":")[1]) <= 0.03:
+                return outcome
+            return FailedRun(identity=request.identity, verdict=Verdict.CRASH, reason="diverged", seed=request.seed)
+
+    config = tournament_config()
+    facts = play(tmp_path / "t", config, {"a": Searcher(0.05), "b": Searcher(0.0)}, Choosy())
+    assert facts["repeats"] == 4
+    assert facts["warning"].startswith("Final runs without a score, which may favour who failed: a in repeat 0 (")
+    assert "b in repeat" not in facts["warning"]
+
+
 def test_its_studies_are_studies(tmp_path: Path):
     config = tournament_config(tournament={"repeats": 1})
     play(tmp_path / "t", config, {"a": Searcher(0.05), "b": Searcher(0.0)})
