@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,9 @@ from jaxresearch.training.seal import DamagedCheckpointError, Owner, Position, S
 
 if TYPE_CHECKING:
     from jaxresearch.training.joint import Writer
+
+_SHARE_OF_FREE = 0.5
+"""Of what a disk has left, the share that one state may take."""
 
 Targets = Sequence[jax.ShapeDtypeStruct]
 """Leaves of a state by shape, dtype and sharding, in the program's order."""
@@ -170,7 +174,7 @@ class Checkpoints:
                 probes=state.probes,
             ),
         }
-        problem = self._problem()
+        problem = self._problem(sum(leaf.nbytes for leaf in state.leaves))
         if not self._company.agree(problem is None):
             self._failed(problem or OSError("another process cannot write there"))
             return
@@ -181,13 +185,19 @@ class Checkpoints:
             return
         self._writing = self._thread.submit(self._finish, path, seal_facts, state.steps)
 
-    def _problem(self) -> OSError | None:
-        """What keeps us from writing. A process that finds out alone, inside `_writer.save`, leaves the others waiting."""
+    def _problem(self, state_bytes: int) -> OSError | None:
+        """What keeps us from writing. A process that finds out alone, inside `_writer.save`, leaves the others waiting.
+
+        A state has the size that its candidate gave it, and who else writes there needs room too.
+        """
         if self._stopped:
             return OSError("an earlier one could not be written")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
+            free = shutil.disk_usage(self.folder).free
+            if state_bytes > _SHARE_OF_FREE * free:
+                return OSError(f"the state has {state_bytes / 1e9:.3g} GB, and the disk has {free / 1e9:.3g} GB left")
         except OSError as error:
             return error
         return None

@@ -66,7 +66,7 @@ if fault.startswith("part") and process == int(fault[-1]):
 
     ocp.StandardCheckpointHandler.async_save = async_save
 if fault == "folder" and process == 1:
-    Checkpoints._problem = lambda self: OSError(30, "Read-only file system")
+    Checkpoints._problem = lambda self, state_bytes: OSError(30, "Read-only file system")
 first = open_checkpoints()
 assert first.take_up(targets) is None
 save(first, 10)

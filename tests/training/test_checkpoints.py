@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -229,6 +230,19 @@ def test_a_disk_that_takes_no_checkpoint_fails_no_run(compiled, open_checkpoints
     assert trained.steps == 9
     assert checkpoints.end(9) == ""
     assert "a checkpoint could not be written: " in checkpoints.note
+
+
+def test_a_state_that_would_fill_the_disk_is_not_written(compiled, open_checkpoints, tmp_path, monkeypatch):
+    """Its candidate chose its size; the ledger needs room on the same disk."""
+    few = shutil.disk_usage(tmp_path)._replace(free=30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: few)
+    checkpoints = open_checkpoints(keeps_final=True)
+    trained = run(compiled(), "9steps", checkpoints=checkpoints)
+    assert trained.steps == 9
+    assert sum(leaf.nbytes for leaf in trained.leaves) == 16
+    assert checkpoints.end(9) == ""
+    assert "and the disk has 3e-08 GB left" in checkpoints.note
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
 def _like(leaves: list[jax.Array]) -> list[jax.ShapeDtypeStruct]:
