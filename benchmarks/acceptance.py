@@ -107,8 +107,9 @@ def play_study(
 
 
 def _noise(contender: Scores, incumbent: Scores, rows: list[dict[int, float]]) -> NoiseFloor | None:
-    others = pair_noise([row for row in rows if row is not contender])
-    return contest_noise(pair_noise([contender, incumbent]), others, pair_noise(rows))
+    others, pooled = pair_noise([row for row in rows if row is not contender]), pair_noise(rows)
+    least_bpb = pooled.low_bpb if pooled is not None else 0.0
+    return contest_noise(pair_noise([contender, incumbent]), others, pooled, least_bpb=least_bpb)
 
 
 def play(

@@ -67,8 +67,8 @@ class AcceptanceConfig(_Part):
         default=0.05,
         ge=0,
         lt=0.5,
-        description="level of the test whether a contender's own pairs spread more than the study's others: it is then "
-        "tested on these alone. 0: never",
+        description="level of the tests whether a contender's own pairs spread more, or (four or more) less, than the "
+        "study's others: it is then tested on its own alone. 0: never",
     )
     control: Literal["contender", "study"] = Field(
         default="contender",

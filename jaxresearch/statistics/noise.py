@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import linalg, special  # not stats: loading it takes longer than all that a command does here
+
+FEW_PAIRS = 4
+"""Of a contest, from which on its own pairs may be taken to spread less than a study's others."""
 
 Scores = Mapping[Any, float]
 """val_bpb of one experiment by block: its seed, or whatever makes scores move together."""
@@ -138,20 +141,30 @@ def pair_noise(experiments: Iterable[Scores], *, confidence: float = 0.95) -> No
 
 
 def contest_noise(
-    pairs: NoiseFloor | None, others: NoiseFloor | None, pooled: NoiseFloor | None, *, level: float = 0.05
+    pairs: NoiseFloor | None,
+    others: NoiseFloor | None,
+    pooled: NoiseFloor | None,
+    *,
+    level: float = 0.05,
+    least_bpb: float = 0.0,
 ) -> NoiseFloor | None:
     """Which noise a contest goes by. `pairs`: of its own pairs alone; `others`: of a study's other pairs; `pooled`: of all.
 
-    Pooled, unless its own pairs spread more than the others' variance explains, by an F-test at `level`; always at 0. Near
-    copies of an incumbent move by next to nothing; pooled with them, noise would pass for a gain.
+    Pooled, unless its own pairs spread more than the others' variance explains, or, with `FEW_PAIRS` or more of them, less
+    (F-tests at `level`; at 0 always pooled). Near copies of an incumbent move by next to nothing: pooled with them, noise
+    would pass for a gain. Changes that move all seeds alike are quiet: pooled with others, a gain would pass for noise.
+    These go by `least_bpb` at least: audits look for leaks of what such noise lets be kept, and no closer.
     """
-    if level == 0.0 or pairs is None or others is None or pairs.sd_bpb <= others.sd_bpb:
+    if level == 0.0 or pairs is None or others is None:
         return pooled
     if others.sd_bpb == 0.0:
+        return pairs if pairs.sd_bpb > 0.0 else pooled
+    degrees, ratio = (pairs.degrees_of_freedom, others.degrees_of_freedom), (pairs.sd_bpb / others.sd_bpb) ** 2
+    if special.fdtrc(*degrees, ratio) < level:
         return pairs
-    ratio = (pairs.sd_bpb / others.sd_bpb) ** 2
-    unlike = special.fdtrc(pairs.degrees_of_freedom, others.degrees_of_freedom, ratio) < level
-    return pairs if unlike else pooled
+    if degrees[0] >= FEW_PAIRS - 1 and special.fdtr(*degrees, ratio) < level:
+        return replace(pairs, sd_bpb=max(pairs.sd_bpb, least_bpb))
+    return pooled
 
 
 def _centred(columns: np.ndarray, row_of: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def _judge_of(history: History, entry: Entry) -> Entry | None:
 
 def contest_noise(history: History, contender: Entry, incumbent: Entry) -> NoiseFloor | None:
     """Standard deviation of a paired difference between these two, pooled over the study's pairs of their sort, unless
-    their own pairs spread more than those.
+    their own pairs spread otherwise than those.
 
     Of one kind: seeds move all experiments of that kind together, so every kind has seed effects of its own.
     Of two kinds: only the data order is shared, so differences spread more. One experiment stands for each kind (these
@@ -66,14 +66,12 @@ def contest_noise(history: History, contender: Entry, incumbent: Entry) -> Noise
     scores = blocks(history, contender, incumbent)
     believed = [entry for entry in history.entries if entry.believed]
     scored = [entry for entry in believed if len(scores[entry.number]) >= 2 or entry is contender]
-    pairs, level = (
-        pair_noise([scores[contender.number], scores[incumbent.number]]),
-        history.config.acceptance.own_spread,
-    )
+    pairs, study = pair_noise([scores[contender.number], scores[incumbent.number]]), study_pair_noise(history)
+    limits = {"level": history.config.acceptance.own_spread, "least_bpb": study.low_bpb if study is not None else 0.0}
 
     def pooled_over(rows: Mapping[int, Scores]) -> NoiseFloor | None:
         others = pair_noise([row for number, row in rows.items() if number != contender.number])
-        return noise.contest_noise(pairs, others, pair_noise(list(rows.values())), level=level)
+        return noise.contest_noise(pairs, others, pair_noise(rows.values()), **limits)
 
     if kind_of(contender) == kind_of(incumbent):
         return pooled_over({entry.number: _of_kind(entry, scores) for entry in scored})

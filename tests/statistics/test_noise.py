@@ -134,3 +134,20 @@ def test_a_contest_whose_own_pairs_spread_more_goes_by_these_alone():
     equal = pair_noise([incumbent, incumbent])
     assert equal is not None
     assert contest_noise(own, equal, equal) == own, "and where others do not move at all"
+
+
+def test_a_quiet_contest_of_four_pairs_goes_by_its_own_pairs_and_never_below_the_least():
+    generator, incumbent = np.random.default_rng(8), {seed: 1.5 + seed / 100 for seed in range(6)}
+    others = [{seed: score + generator.normal(0, 0.02) for seed, score in incumbent.items()} for _ in range(4)]
+    contender = {seed: score - 0.01 + generator.normal(0, 0.0005) for seed, score in incumbent.items()}
+    for count, own in ((6, True), (4, True), (3, False)):
+        rows = [{seed: score for seed, score in row.items() if seed < count} for row in (contender, incumbent, *others)]
+        pairs, pooled = pair_noise(rows[:2]), pair_noise(rows)
+        assert pairs is not None
+        found = contest_noise(pairs, pair_noise(rows[1:]), pooled)
+        assert found == (pairs if own else pooled), count
+    pairs = pair_noise([contender, incumbent])
+    found = contest_noise(pairs, pair_noise([incumbent, *others]), None, least_bpb=0.003)
+    assert found is not None
+    assert (found.sd_bpb, found.degrees_of_freedom) == (0.003, 5)
+    assert contest_noise(pairs, pair_noise([incumbent, *others]), None, level=0.0) is None
