@@ -66,7 +66,8 @@ def contest_noise(history: History, contender: Entry, incumbent: Entry) -> Noise
     scores = blocks(history, contender, incumbent)
     believed = [entry for entry in history.entries if entry.believed]
     scored = [entry for entry in believed if len(scores[entry.number]) >= 2 or entry is contender]
-    pairs, study = pair_noise([scores[contender.number], scores[incumbent.number]]), study_pair_noise(history)
+    pairs = pair_noise([scores[contender.number], scores[incumbent.number]])
+    study = pair_noise(_of_kind(entry, scores) for entry in believed)
     limits = {"level": history.config.acceptance.own_spread, "least_bpb": study.low_bpb if study is not None else 0.0}
 
     def pooled_over(rows: Mapping[int, Scores]) -> NoiseFloor | None:

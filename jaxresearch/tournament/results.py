@@ -188,7 +188,7 @@ def _arm_repeat(tournament: Tournament, arm: Arm, repeat: int, study: Study) -> 
 
 def _curve(study: Study) -> tuple[Point, ...]:
     """The best so far after every verdict, in the light of all runs that the study made in the end."""
-    final, points, events = study.history, [], list(study.events())
+    final, points, events = study.history, [], list(study.events(whole=False))
     history = fold(events[:1])
     for stored in events[1:]:
         history = history.apply(stored)
