@@ -15,6 +15,7 @@ from jaxresearch.execution.pins import Pin
 from jaxresearch.execution.process import Confinement, WorkerProcess, worker_environment
 from jaxresearch.execution.worker import WorkerSettings
 from jaxresearch.levels import meets
+from jaxresearch.machine import usable_memory_bytes
 from jaxresearch.program.program import read_manifest
 from jaxresearch.sandbox.confinement import Box, installation
 from jaxresearch.sandbox.worker_tier import WorkerTier, choose_worker_tier
@@ -34,7 +35,8 @@ class WorkerHouse:
 
     def __init__(self, settings: WorkerSettings, *, require: str | None = None, network: bool = False) -> None:
         paths = {name: value.absolute() for name, value in settings if isinstance(value, Path)}
-        self._settings, self._require, self._network = settings.model_copy(update=paths), require, network
+        facts = paths | {"memory_bytes": usable_memory_bytes()}  # a sandbox may not show the limits of control groups
+        self._settings, self._require, self._network = settings.model_copy(update=facts), require, network
         self._inbox = Scratch("jaxresearch-inbox-")
         self._scratch, self._imports = self.inbox / "scratch", self.inbox / "imports"
         self._sees_devices = False

@@ -20,7 +20,13 @@ from jaxresearch.execution.hosts import hosts_here
 from jaxresearch.execution.housing import WorkerHouse
 from jaxresearch.execution.known_traces import KnownTraces
 from jaxresearch.execution.pins import Pin
-from jaxresearch.execution.process import StageTimeoutError, WorkerDiedError, WorkerFailedError, WorkerProcess
+from jaxresearch.execution.process import (
+    StageTimeoutError,
+    WorkerDiedError,
+    WorkerFailedError,
+    WorkerOutgrownError,
+    WorkerProcess,
+)
 from jaxresearch.execution.worker import VerifyRequest, WorkerSettings
 from jaxresearch.experiment import CompletedRun, FailedRun, RunOutcome, Verdict
 from jaxresearch.program.program import Manifest
@@ -35,6 +41,7 @@ _GRACE_SECONDS = 20.0
 """How long after its own wall cap a training may take to say so before its worker is killed."""
 MAX_DEATHS = 2
 """Workers that one run may cost before it is the program's fault in any case."""
+_DOING = {"compile": "compiling", "train": "training", "score": "scoring"}
 _OUTCOME = TypeAdapter(RunOutcome)
 
 
@@ -182,6 +189,8 @@ class LocalExecutor:
             answer = await self._ask_to_verify(request, limits)
         except StageTimeoutError as error:
             return refused(Verdict.TIMEOUT, str(error))
+        except WorkerOutgrownError as error:
+            return refused(Verdict.INVALID, f"out of memory while verifying: {error}")
         except WorkerDiedError as error:
             return refused(Verdict.INVALID, f"the verifier died on the program ({error})")
         except WorkerFailedError as error:
@@ -261,6 +270,8 @@ class LocalExecutor:
             answer = await self._ask_to_run(request, limits, watch)
         except StageTimeoutError as error:
             return failed(Verdict.TIMEOUT, f"{error}; the worker was killed")
+        except WorkerOutgrownError as error:
+            return failed(Verdict.CRASH, f"out of memory while {_DOING[stage]}: {error}")
         except WorkerDiedError as error:
             return failed(Verdict.CRASH, f"the worker died while it did {stage}: {error}")
         except WorkerFailedError as error:

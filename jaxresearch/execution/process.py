@@ -49,6 +49,10 @@ class WorkerDiedError(Exception):
     killed = False
 
 
+class WorkerOutgrownError(WorkerDiedError):
+    """The worker ended itself: it held more memory than there is for it. The message says how much."""
+
+
 class WorkerFailedError(Exception):
     """The worker answered that it failed: a fault of ours or of the machine, not of the program."""
 
@@ -192,6 +196,9 @@ class WorkerProcess:
             if "result" in message:
                 self.leaks = self.leaks or message.get("leaks", False)
                 return message["result"]
+            if "outgrown" in message:
+                await self.kill()
+                raise WorkerOutgrownError(message["outgrown"])
             if message.get("stop"):
                 raise ExecutorLostError(message["stop"])
             if "error" in message:

@@ -27,14 +27,15 @@ from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import Alone, Peers, lead
 from jaxresearch.execution.pins import Pin, run_on_own_cores
 from jaxresearch.files import DiskFullError, is_full
-from jaxresearch.machine import held_bytes, physical_memory_bytes
+from jaxresearch.machine import held_bytes, usable_memory_bytes
 
 if TYPE_CHECKING:
     import numpy as np
 
 _KEPT_PROGRAMS = 4
 _USABLE_SHARE = 0.9
-"""Of the machine's memory, for a program on the CPU."""
+"""Of the machine's memory, for a program on the CPU, and for what any worker may come to hold."""
+_WATCH_SECONDS = 0.2
 _PROGRESS_INTERVAL_SECONDS = 0.25
 _LEAKED_SHARE, _LEAKED_BYTES = 0.25, 2 * 10**9
 """What a worker may hold between two runs beyond what it held after its first: the larger of a share of the memory that
@@ -46,6 +47,7 @@ class WorkerSettings(BaseModel):
 
     verifies_for: a platform. Such a worker runs nothing: it verifies programs for that platform, on the CPU: beside
     another one that trains, or for the nodes of a cluster. None: programs run where they are verified.
+    memory_bytes: of the machine that it runs on, for all of that machine's workers; None where nobody has said.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -72,6 +74,12 @@ class WorkerSettings(BaseModel):
     hosts: Hosts | None = None
     pin: Pin = Pin()
     verifies_for: str | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def own_memory_bytes(self) -> int:
+        """This worker's part of the machine's memory."""
+        return int(self.pin.share * (self.memory_bytes or usable_memory_bytes()))
 
 
 class VerifyRequest(BaseModel):
@@ -94,8 +102,13 @@ def main() -> None:
     os.dup2(2, 1)
     os.environ.update(settings.pin.environment)  # before jax looks for devices
 
+    speaking = threading.Lock()
+
     def say(**message: Any) -> None:
-        out.write(json.dumps(message) + "\n")
+        with speaking:
+            out.write(json.dumps(message) + "\n")
+
+    threading.Thread(target=end_outgrown, args=(settings, say), daemon=True).start()
 
     def lost(why: str) -> NoReturn:
         say(error=why)
@@ -174,6 +187,16 @@ def end_with(driver: int) -> None:
     os._exit(1)
 
 
+def end_outgrown(settings: WorkerSettings, say: Callable[..., None]) -> None:
+    """XLA plans what a program holds when it runs, and nobody what compiling it takes: some programs take all there is,
+    and the machine stands still for minutes before the system kills something."""
+    allowed = int(_USABLE_SHARE * settings.own_memory_bytes)
+    while (held := held_bytes()) <= allowed:
+        time.sleep(_WATCH_SECONDS)
+    say(outgrown=f"{held / 1e9:.1f} GB were held, and there are {allowed / 1e9:.1f} GB")
+    os._exit(1)
+
+
 class Worker:
     """One process's part in verifying, training and scoring. `peers` are the other processes of the job."""
 
@@ -202,10 +225,10 @@ class Worker:
             self.corpus, settings.context, settings.evaluation_tokens, settings.evaluation_batch
         )
         limit = int((self.device.memory_stats() or {}).get("bytes_limit", 0))
-        there = np.array([limit, limit or int(_USABLE_SHARE * settings.pin.share * physical_memory_bytes())], np.int64)
+        there = np.array([limit, limit or int(_USABLE_SHARE * settings.own_memory_bytes)], np.int64)
         self.device_bytes, self.memory_bytes = map(int, peers.share(there))  # process 0's: all must decide alike
         self.compiled: OrderedDict[str, Any] = OrderedDict()
-        self._own_memory = Leaks(int(settings.pin.share * physical_memory_bytes()))
+        self._own_memory = Leaks(settings.own_memory_bytes)
         self._device_memory = Leaks(self.device_bytes)
         self._last_progress = 0.0
         self._runs_are_common = None if peers.processes > 1 else True

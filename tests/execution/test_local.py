@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from jaxresearch.errors import JaxresearchError
-from jaxresearch.execution import local
+from jaxresearch.execution import housing, local
 from jaxresearch.execution.base import RunProgress
 from jaxresearch.execution.process import WorkerProcess, worker_environment
 from jaxresearch.execution.running import _batches
@@ -313,6 +313,20 @@ def test_a_program_larger_than_the_memory_is_a_crash_with_sizes(laboratory):
     assert isinstance(outcome, FailedRun)
     assert outcome.verdict is Verdict.CRASH
     assert "out of memory: XLA plans" in outcome.reason
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system says what a process holds")
+def test_a_program_that_takes_all_memory_to_compile_is_a_crash_with_sizes(make_laboratory, monkeypatch):
+    """XLA writes each of 3^60 sums out where a fusion reads its operands in several orders."""
+    monkeypatch.setattr(housing, "usable_memory_bytes", lambda: 1_200_000_000)
+    step = "honest[::-1] * honest + jnp.roll(honest, 1, 1) * jnp.tanh(honest)"
+    small = make_laboratory()
+    outcome = small.run(small.traced(with_logits("honest", f"for _ in range(60): honest = {step}")))
+    assert isinstance(outcome, FailedRun)
+    assert outcome.verdict is Verdict.CRASH
+    assert re.fullmatch(r"out of memory while compiling: 1\.\d GB were held, and there are 1\.1 GB", outcome.reason)
+    honest = small.run(small.traced(BASELINE))
+    assert isinstance(honest, CompletedRun), "another worker does the next"
 
 
 def test_probes_change_no_bit_and_a_hopeless_run_is_cut(laboratory: Laboratory, baseline):
