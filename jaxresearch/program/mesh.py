@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -23,14 +24,14 @@ _STATE_SHARE = 0.25
 
 
 COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {
-    "cpu": {"xla_backend_optimization_level": "2"},
+    "cpu": {"xla_backend_optimization_level": "2", "xla_cpu_use_fusion_emitters": False},
     "cuda": {"xla_gpu_enable_triton_gemm": False},
 }
 """What XLA is told for every executable of a program, by platform; what XLA_FLAGS says goes first.
 
-On a CPU: LLVM's second level, which gives the bits of the third, as fast to 1 %, and compiles in 0.86 of the time. On a
-GPU: matrix products by cuBLAS alone. XLA would write kernels of its own for each and try out dozens: half as long again to
-compile, for no speed. Both were measured (docs/performance.md)."""
+On a CPU: LLVM's second level, and XLA's older generator of code for fusions where it has it still: as fast programs, in
+two thirds of the time that compiling takes otherwise. On a GPU: matrix products by cuBLAS alone. XLA would write kernels of
+its own for each and try out dozens: half as long again to compile, for no speed. All measured (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ class Placement:
 
     @property
     def compiler_options(self) -> dict[str, str | bool]:
-        """XLA's, for the mesh's devices."""
+        """XLA's, for the mesh's devices; those that another release of it does not have are left out."""
         platform, flags = self.mesh.devices.flat[0].platform, os.environ.get("XLA_FLAGS", "")
         options = COMPILER_OPTIONS.get("cuda" if platform == "gpu" else platform, {})
-        return {name: value for name, value in options.items() if f"--{name}=" not in flags}
+        return {name: value for name, value in options.items() if f"--{name}=" not in flags and _knows(name, value)}
 
     @property
     def spans_processes(self) -> bool:
@@ -117,3 +118,15 @@ def make_placement(
 def one_device() -> Placement:
     """Everything on the first device."""
     return make_placement(jax.devices()[:1], fsdp=1, state_bytes=0)
+
+
+@cache
+def _knows(name: str, value: str | bool) -> bool:
+    """Whether the XLA that is installed has an option. It has no list of them."""
+    try:
+        jax.jit(lambda: 0).lower().compile({name: value})
+    except Exception as error:
+        if "No such compile option" in str(error):
+            return False
+        raise
+    return True
