@@ -11,6 +11,7 @@ from typing import Any
 from jaxresearch.program.fused import Kernel
 from jaxresearch.program.mesh import make_placement
 from jaxresearch.program.program import load
+from jaxresearch.program.verifier import VerifiedModules
 from jaxresearch.scoring.scorer import CompiledScorer, compile_scorer
 from jaxresearch.text import one_line
 from jaxresearch.training.trainer import CompiledProgram, compile_program
@@ -25,13 +26,14 @@ def compile_executables(
     device_bytes: int | None = None,
     kernel: Kernel | None,
     plainly: str = "xla",
+    verified: VerifiedModules | None = None,
 ) -> tuple[CompiledProgram, CompiledScorer]:
     """A stored program over jax's `devices`, its attention by `kernel`; without one if it does not compile with it.
 
-    fsdp, device_bytes: as in `make_placement`.
+    fsdp, device_bytes: as in `make_placement`. verified: as in `load`.
     plainly: how attention is recorded when there is no kernel. Raises what XLA does for a program that it refuses.
     """
-    loaded = load(programs, program, kernel)
+    loaded = load(programs, program, kernel, verified)
     if kernel is None:
         loaded = replace(loaded, attention=plainly)
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in loaded.state)
@@ -43,4 +45,5 @@ def compile_executables(
             raise
         why_not = one_line(f"{kernel.name} does not compile: {type(error).__name__}: {error}", 200)
         mesh = {"fsdp": fsdp, "device_bytes": device_bytes}
-        return compile_executables(programs, program, devices, **mesh, kernel=None, plainly=f"xla ({why_not})")
+        plainly = f"xla ({why_not})"
+        return compile_executables(programs, program, devices, **mesh, kernel=None, plainly=plainly, verified=verified)

@@ -228,6 +228,7 @@ class Worker:
         there = np.array([limit, limit or int(_USABLE_SHARE * settings.own_memory_bytes)], np.int64)
         self.device_bytes, self.memory_bytes = map(int, peers.share(there))  # process 0's: all must decide alike
         self.compiled: OrderedDict[str, Any] = OrderedDict()
+        self.verified: OrderedDict[str, Any] = OrderedDict()
         self._own_memory = Leaks(settings.own_memory_bytes)
         self._device_memory = Leaks(self.device_bytes)
         self._last_progress = 0.0
@@ -303,6 +304,7 @@ class Worker:
             metrics=request.metrics,
             signature=(wanted.batch, wanted.context, wanted.vocab_size),
         )
+        _keep(self.verified, manifest.program, verified)
         return {"manifest": manifest.model_dump()}
 
     def run(self, request: RunRequest) -> dict[str, Any]:
@@ -344,7 +346,7 @@ class Worker:
             started = time.monotonic()
             settings, platform = self.settings, self.facts()["platform"]
             kernel, plainly = choose_kernel(settings.attention, platform, len(self.devices))
-            self.compiled[program] = compile_executables(
+            compiled = compile_executables(
                 settings.programs,
                 program,
                 self.devices,
@@ -352,12 +354,19 @@ class Worker:
                 device_bytes=self.device_bytes,
                 kernel=kernel,
                 plainly=plainly,
+                verified=self.verified.get(program),
             )
-            while len(self.compiled) > _KEPT_PROGRAMS:
-                self.compiled.popitem(last=False)
+            _keep(self.compiled, program, compiled)
             seconds = time.monotonic() - started
         self.compiled.move_to_end(program)
         return *self.compiled[program], seconds
+
+
+def _keep(kept: OrderedDict[str, Any], program: str, what: Any) -> None:
+    """For the next runs of that program; the oldest make room."""
+    kept[program] = what
+    while len(kept) > _KEPT_PROGRAMS:
+        kept.popitem(last=False)
 
 
 if __name__ == "__main__":

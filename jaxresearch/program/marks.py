@@ -59,8 +59,8 @@ def take_out_marks(module: Module, kernels: Mapping[Mark, Module] | None = None)
     """
     with module.context:
         bodies: dict[str, str] = {}
-        handle = ir.Module.parse(module.text)
-        copy = Module(handle, module.context)
+        copy = module.copy()
+        handle = copy.handle
         composites = [op for op in walk(handle.operation) if op.name == "stablehlo.composite"]
         found = [(op, _mark(copy, op, bodies) if kernels and _is_mark(op) else None) for op in composites]
         if not found:

@@ -95,7 +95,7 @@ def store(
 ) -> Manifest:
     """Write the program below `root`, atomically; storing one that is there changes nothing, but repairs it."""
     names = ["init", *(f"train_step_{i}" for i in range(len(phases))), "logits"]
-    blobs = {f"{name}.mlirbc": module.serialize() for name, module in zip(names, verified.modules, strict=True)}
+    blobs = {f"{name}.mlirbc": blob for name, blob in zip(names, verified.blobs, strict=True)}
     batch, context, vocab_size = signature
     manifest = Manifest(
         program=program_name([module.text for module in verified.modules], traced, phases),
@@ -157,10 +157,14 @@ def read_manifest(root: Path, program: str) -> Manifest:
         raise JaxresearchError(f"program {program[:19]} cannot be read: {error}.", fix=_FIX) from None
 
 
-def load(root: Path, program: str, kernel: Kernel | None = None) -> LoadedProgram:
+def load(
+    root: Path, program: str, kernel: Kernel | None = None, verified: VerifiedModules | None = None
+) -> LoadedProgram:
     """Read a stored program back, checking that it is the one that its name says. Raises `JaxresearchError`.
 
     kernel: put in the place of every attention that the laboratory knows, if it agrees with that on this machine.
+    verified: what this process has verified and stored under that name. Where the files still hold that, byte for byte,
+    it need not be read again.
     """
     folder, fix = program_folder(root, program), _FIX
     manifest = read_manifest(root, program)
@@ -172,7 +176,9 @@ def load(root: Path, program: str, kernel: Kernel | None = None) -> LoadedProgra
         if _SCHEME + hashlib.sha256(blobs[name]).hexdigest() != digest:
             raise JaxresearchError(f"program {program[:19]}: {name} is damaged.", fix=fix)
     names = ["init", *(f"train_step_{i}" for i in range(len(manifest.phases))), "logits"]
-    modules = [stablehlo.parse(blobs[f"{name}.mlirbc"]) for name in names]
+    in_order = tuple(blobs[f"{name}.mlirbc"] for name in names)
+    known = verified if verified is not None and verified.blobs == in_order else None
+    modules = known.modules if known is not None else [stablehlo.parse(blob) for blob in in_order]
     found = program_name([module.text for module in modules], manifest.traced, manifest.phases)
     if found != program and manifest.jax != jax.__version__:
         # Its word that another jax stored it is no reason to believe it: whoever exchanged it could write that too.
@@ -182,6 +188,9 @@ def load(root: Path, program: str, kernel: Kernel | None = None) -> LoadedProgra
         )
     if found != program:
         raise JaxresearchError(f"program {program[:19]} is stored under a name that is not its own.", fix=fix)
-    settled, attention = settle_attention(modules, kernel, manifest.platform)
+    if known is not None and kernel is None:
+        settled, attention = known.plain, "xla"
+    else:
+        settled, attention = settle_attention(modules, kernel, manifest.platform)
     init, *steps, logits = (stablehlo.to_exported(module, manifest.platform) for module in settled)
     return LoadedProgram(manifest, init, tuple(steps), logits, attention)

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 from jax import export
@@ -64,12 +65,12 @@ class UnreadableModuleError(ValueError):
 
 @dataclass(frozen=True)
 class Module:
-    """A parsed module without source locations."""
+    """A parsed module without source locations. Only a `copy` is ever changed, and none that has been printed."""
 
     handle: ir.Module
     context: ir.Context
 
-    @property
+    @cached_property
     def text(self) -> str:
         """Canonical form: without locations, every constant in full. Equal programs print equally."""
         with self.context:
@@ -85,15 +86,20 @@ class Module:
                 if op.operation.name == "func.func"
             }
 
+    def copy(self) -> Module:
+        """One that can be changed, in the same context."""
+        with self.context:
+            return Module(ir.Module.parse(self.text), self.context)
+
     def serialize(self) -> bytes:
         """A portable artifact, readable by later releases of jaxlib."""
         with self.context:
             target = stablehlo.get_version_from_compatibility_requirement(
                 stablehlo.StablehloCompatibilityRequirement.WEEK_4
             )
-            copy = ir.Module.parse(self.text)  # serialising rewrites the module
-            passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(copy.operation)
-            return stablehlo.serialize_portable_artifact(copy, target)
+            rewritten = self.copy().handle
+            passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(rewritten.operation)
+            return stablehlo.serialize_portable_artifact(rewritten, target)
 
 
 def parse(blob: bytes) -> Module:
@@ -207,7 +213,7 @@ def split_rows(module: Module, index: int) -> tuple[Module, tuple[int, ...]] | N
     None where the module does anything else with its [parts x rows, ...] than to reshape it so.
     """
     with module.context:
-        copy = Module(ir.Module.parse(module.text), module.context)
+        copy = module.copy()
         main = copy.functions["main"]
         argument = main.regions[0].blocks[0].arguments[index]
         whole, readers = tensor_type(argument.type), [use.owner for use in argument.uses]
@@ -252,7 +258,7 @@ def _with_stable_sorts(module: Module) -> Module:
     with module.context:
         if not any(_is_unstable(op) for op in walk(module.handle.operation)):
             return module
-        copy = Module(ir.Module.parse(module.text), module.context)
+        copy = module.copy()
         for op in walk(copy.handle.operation):
             if _is_unstable(op):
                 op.attributes["is_stable"] = ir.BoolAttr.get(True)

@@ -77,9 +77,14 @@ class Signature:
 
 @dataclass(frozen=True)
 class VerifiedModules:
-    """Modules that passed (init, train_step of each phase, logits), and what was read off them."""
+    """Modules that passed (init, train_step of each phase, logits), and what was read off them.
+
+    blobs: each as it is stored. plain: without marks, as it is compiled where no kernel takes a mark's place.
+    """
 
     modules: tuple[Module, ...]
+    blobs: tuple[bytes, ...]
+    plain: tuple[Module, ...]
     state: tuple[TensorType, ...]
     step_flops: tuple[float | None, ...]
     logits_flops: float | None
@@ -119,7 +124,8 @@ def verify(
         raise InvalidProgramError(f"{len(blobs)} modules where {len(phases) + 2} belong")
     modules = tuple(stablehlo.parse(blob) for blob in blobs)
     carried = [_check_module(module) for module in modules]
-    if any(stablehlo.parse(module.serialize()).text != module.text for module in modules):
+    stored = tuple(module.serialize() for module in modules)
+    if any(stablehlo.parse(blob).text != module.text for blob, module in zip(stored, modules, strict=True)):
         raise InvalidProgramError("unreadable module: stored and read back it would be another one")
     constants, attributes = (sum(each) for each in zip(*carried, strict=True))
     constants += _BYTES_OF_VALUE * len(
@@ -137,14 +143,16 @@ def verify(
         )
     state = _check_signatures(modules, traced, phases, metrics, wanted)
     parameters = _count_parameters(modules[-1], state)
-    counted = [take_out_marks(module) for module in modules[1:]]  # as they will be compiled
+    plain = tuple(take_out_marks(module) for module in modules)
     if parameters > limits.parameters:
         raise InvalidProgramError(f"parameters: {parameters:,}, above the cap of {limits.parameters:,}")
     return VerifiedModules(
         modules=modules,
+        blobs=stored,
+        plain=plain,
         state=tuple(state),
-        step_flops=tuple(count_flops(module) for module in counted[:-1]),
-        logits_flops=count_flops(counted[-1]),
+        step_flops=tuple(count_flops(module) for module in plain[1:-1]),
+        logits_flops=count_flops(plain[-1]),
         parameters=parameters,
         constant_bytes=constants,
     )

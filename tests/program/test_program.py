@@ -120,10 +120,19 @@ def test_a_stored_program_has_the_name_of_the_traced_one(tmp_path):
     assert named(*blobs) == program
 
 
+def test_what_was_verified_here_is_what_would_be_read(tmp_path):
+    program = keep(tmp_path, found := verified()).program
+    read, known = load(tmp_path, program), load(tmp_path, program, verified=found)
+    assert (known.manifest, known.attention, known.state) == (read.manifest, read.attention, read.state)
+    for one, other in zip((read.init, *read.steps, read.logits), (known.init, *known.steps, known.logits), strict=True):
+        assert one.mlir_module_serialized == other.mlir_module_serialized
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["read", "verified-here"])
 @pytest.mark.parametrize("name", ["init.mlirbc", "logits.mlirbc", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
-def test_a_damaged_artefact_is_detected_and_says_which(tmp_path, name, damage):
-    program = keep(tmp_path).program
+def test_a_damaged_artefact_is_detected_and_says_which(tmp_path, name, damage, known):
+    program = keep(tmp_path, found := verified()).program
     path = program_folder(tmp_path, program) / name
     blob = path.read_bytes()
     if damage == "delete":
@@ -133,17 +142,18 @@ def test_a_damaged_artefact_is_detected_and_says_which(tmp_path, name, damage):
         flipped = blob[:middle] + bytes([blob[middle] ^ 0x80]) + blob[middle + 1 :]
         path.write_bytes({"flip": flipped, "truncate": blob[:-9], "empty": b""}[damage])
     with pytest.raises(JaxresearchError, match=f"program {program[:19]}"):
-        load(tmp_path, program)
+        load(tmp_path, program, verified=found if known else None)
 
 
-def test_a_program_under_another_ones_name_is_refused(tmp_path):
-    first = keep(tmp_path)
+@pytest.mark.parametrize("known", [False, True], ids=["read", "verified-here"])
+def test_a_program_under_another_ones_name_is_refused(tmp_path, known):
+    first = keep(tmp_path, found := verified())
     second = keep(tmp_path, verified(from_source(PLAIN)))
     target = program_folder(tmp_path, first.program)
     for path in program_folder(tmp_path, second.program).iterdir():
         (target / path.name).write_bytes(path.read_bytes())
     with pytest.raises(JaxresearchError, match="not its own"):
-        load(tmp_path, first.program)
+        load(tmp_path, first.program, verified=found if known else None)
 
 
 def test_an_exchanged_program_cannot_pass_for_one_of_another_jax(tmp_path):
