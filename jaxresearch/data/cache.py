@@ -73,6 +73,25 @@ def sweep(root: Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
 
 
+def keep_within(folder: Path, most_bytes: int) -> None:
+    """Delete the files of a cache that nobody has read or written for longest, until `most_bytes` are left.
+
+    Only of what can be made again: who else deletes or reads there meanwhile finds a file, or does not.
+    """
+    found: list[tuple[float, int, Path]] = []
+    for path in folder.iterdir():
+        with suppress(OSError):
+            facts = path.lstat()
+            found.append((max(facts.st_atime, facts.st_mtime), facts.st_size, path))
+    excess = sum(size for _, size, _ in found) - most_bytes
+    for _, size, path in sorted(found):
+        if excess <= 0:
+            return
+        with suppress(OSError):
+            path.unlink()
+            excess -= size
+
+
 def sync(path: Path) -> None:
     """Forces a file's or a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

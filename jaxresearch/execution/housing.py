@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxresearch.data import Corpus, open_sealed_test
+from jaxresearch.data.cache import keep_within
 from jaxresearch.data.manifest import MANIFEST_FILE, ROWS_FOLDERS, SEALED
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.pins import Pin
@@ -26,6 +27,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 worker's to see, and Python imports from no folder that it cannot list."""
 _SCRATCH_BYTES = 2**30
 """Of /tmp and of /dev/shm: compilers write their drafts there, and collectives share memory."""
+_COMPILED_BYTES = 4 * 2**30
+"""Of programs compiled at some time; those longest unused go. jax itself never deletes any."""
 _DEVICE_NODES = ("nvidia0", "accel*", "vfio/*", "kfd", "dxg")
 _DRIVER_FOLDERS = ("/opt/rocm", "/run/opengl-driver", "/run/nvidia-persistenced")
 
@@ -129,6 +132,7 @@ class WorkerHouse:
         """Make what the worker is given but may not make: the folders it writes to, the rows it scores."""
         for folder in (*_writable(self._settings), self._scratch, self._imports):
             folder.mkdir(parents=True, exist_ok=True)
+        keep_within(self._settings.compilation_cache, _COMPILED_BYTES)
         with contextlib.suppress(FileExistsError):  # made for an earlier worker, or for one that starts meanwhile
             (self._imports / _PACKAGE.name).symlink_to(_PACKAGE)
         corpus = Corpus.open(self._settings.corpus)
