@@ -11,6 +11,7 @@ import pytest
 
 from jaxresearch.budget import Budget
 from jaxresearch.data.batches import Batches
+from jaxresearch.program.mesh import one_device
 from jaxresearch.program.program import load, store
 from jaxresearch.program.verifier import ProgramLimits, Signature, verify
 from jaxresearch.training.trainer import TrainingFailedError, compile_program, train
@@ -74,12 +75,13 @@ def run(program, budget="5steps", seed=0, **settings):
 
 
 def by_hand(steps, seed=0, batch=4, length=4):
-    """Losses and final state of a plain jax loop over the same rows."""
-    state, source, cursor, losses = init(jnp.uint32(seed), 0.25), Batches(ROWS[length], 1, seed), 0, []
-    plain = jax.jit(step)
+    """Losses and final state of a plain jax loop over the same rows, compiled as programs are."""
+    state, source, cursor, losses, plain = init(jnp.uint32(seed), 0.25), Batches(ROWS[length], 1, seed), 0, [], None
     for number in range(steps):
         tokens, cursor = source.take(cursor, batch)
-        *state, loss = plain(*state, tokens, jnp.float32(number / steps), jnp.float32(0.25))
+        arguments = (*state, tokens, jnp.float32(number / steps), jnp.float32(0.25))
+        plain = plain or jax.jit(step).lower(*arguments).compile(one_device().compiler_options)
+        *state, loss = plain(*arguments)
         losses.append(float(loss))
     return losses, state
 
