@@ -39,6 +39,8 @@ from jaxresearch.training.seal import checkpoint_folder, sealed
 
 _GRACE_SECONDS = 20.0
 """How long after its own wall cap a training may take to say so before its worker is killed."""
+_FROM_THE_SECOND = 2
+"""Who runs twice will trace again. The one run of `train` has no successor."""
 MAX_DEATHS = 2
 """Workers that one run may cost before it is the program's fault in any case."""
 _DOING = {"compile": "compiling", "train": "training", "score": "scoring"}
@@ -92,7 +94,7 @@ class LocalExecutor:
         self._lock = asyncio.Lock()
         self._aside: WorkerProcess | None = None
         self._aside_lock = asyncio.Lock()
-        self._running = 0
+        self._running, self._asked = 0, 0
         self._platform = ""
         self._known = KnownTraces()
         self._tracers = None if sandbox is None else Tracers(sandbox, self._house.inbox)
@@ -265,7 +267,7 @@ class LocalExecutor:
             await self._house.provide_rows(request.program)
         except JaxresearchError as error:
             raise ExecutorLostError(error.message, fix=error.fix) from None  # the cache's fault, and no candidate's
-        self._running += 1
+        self._running, self._asked = self._running + 1, self._asked + 1
         try:
             answer = await self._ask_to_run(request, limits, watch)
         except StageTimeoutError as error:
@@ -286,7 +288,9 @@ class LocalExecutor:
     def _look_ahead(self) -> None:
         """Start the next candidate's tracer while the run at hand is scored: its training takes no time from us then, and
         its budget none from it. Beside workers that train on the same processor it waits until it is needed."""
-        if self._tracers is not None and (self._is_alone or self._platform != "cpu"):
+        if self._tracers is None or self._asked < _FROM_THE_SECOND:
+            return
+        if self._is_alone or self._platform != "cpu":
             self._tracers.expect_another()
 
     async def _ask_to_run(

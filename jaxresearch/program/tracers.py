@@ -13,8 +13,6 @@ from pathlib import Path
 from jaxresearch.sandbox import Isolated, Sandbox
 
 _SCRIPT = Path(__file__).with_name("tracer.py")
-_FROM_THE_SECOND = 2
-"""Who has traced twice will trace again. The one trace of `train` has no successor."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +37,15 @@ class Tracers:
     def __init__(self, sandbox: Sandbox, folder: Path) -> None:
         self._sandbox, self._folder = sandbox, folder
         self._next: asyncio.Task[Tracer] | None = None
-        self._taken = 0
 
     def expect_another(self) -> None:
-        """Start the next one's tracer by now, if there will be a next one and it has none: importing takes seconds."""
-        if self._next is None and self._taken >= _FROM_THE_SECOND:
+        """Start the next one's tracer by now, if it has none: importing takes seconds."""
+        if self._next is None:
             self._next = asyncio.create_task(self._start())
 
     @contextlib.asynccontextmanager
     async def one(self) -> AsyncIterator[Tracer]:
         """A tracer, for one candidate."""
-        self._taken += 1
         tracer = await self._waiting() or await self._start()
         try:
             yield tracer
