@@ -102,7 +102,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     found = {side: Side(parsed(side)) for side in options.sides}
-    for program, traced in subjects(options.ideas):
+    for number, (program, traced) in enumerate(subjects(options.ideas)):
+        if number == 0:
+            Side({}).measure(program, traced, 1)  # jax's own first steps
         for _ in range(options.rounds):
             for side in found.values():
                 jax.clear_caches()

@@ -26,12 +26,12 @@ def usable_memory_bytes() -> int:
 
 
 def held_bytes() -> int:
-    """Memory that this process alone holds: no files that it has mapped. 0 where the system does not say."""
+    """Memory that this process alone holds, swapped out or not: no files that it has mapped. 0 where no system says."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "VmSwap:")))
 
 
 def _group_limits(ours: Path, groups: Path) -> Iterator[int]:

@@ -22,6 +22,7 @@ from jaxresearch.execution.base import RunRequest
 from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import LEFT_STATUS, Follower, join
 from jaxresearch.execution.worker import Worker, WorkerSettings, end_with
+from jaxresearch.machine import usable_memory_bytes
 from jaxresearch.program.program import program_folder
 from jaxresearch.scratch import Scratch
 from jaxresearch.training.trainer import TrainingGivenUp
@@ -95,7 +96,8 @@ def _settings(peers: Follower, scratch: Path, say: Any) -> WorkerSettings:
             fix="Give every host the same files, and for python-stdlib the same Python.",
         )
     folders = {"corpus": answer["folder"], "compilation_cache": answer["cache"], "programs": scratch}
-    return settings.model_copy(update={name: Path(folder) for name, folder in folders.items()})
+    facts: dict[str, Any] = {name: Path(folder) for name, folder in folders.items()}
+    return settings.model_copy(update=facts | {"memory_bytes": usable_memory_bytes()})
 
 
 def _requests(peers: Follower) -> queue.SimpleQueue[dict[str, Any] | None]:

@@ -40,7 +40,7 @@ from jaxresearch.training.seal import checkpoint_folder, sealed
 _GRACE_SECONDS = 20.0
 """How long after its own wall cap a training may take to say so before its worker is killed."""
 _FROM_THE_SECOND = 2
-"""Who runs twice will trace again. The one run of `train` has no successor."""
+"""Who has traced, and runs twice, will trace again. The one run of `train` has no successor."""
 MAX_DEATHS = 2
 """Workers that one run may cost before it is the program's fault in any case."""
 _DOING = {"compile": "compiling", "train": "training", "score": "scoring"}
@@ -94,7 +94,7 @@ class LocalExecutor:
         self._lock = asyncio.Lock()
         self._aside: WorkerProcess | None = None
         self._aside_lock = asyncio.Lock()
-        self._running, self._asked = 0, 0
+        self._running, self._begun, self._has_traced = 0, 0, False
         self._platform = ""
         self._known = KnownTraces()
         self._tracers = None if sandbox is None else Tracers(sandbox, self._house.inbox)
@@ -151,6 +151,7 @@ class LocalExecutor:
             return known
         assert self._sandbox is not None, "an executor without a sandbox traces nothing"
         assert self._tracers is not None
+        self._has_traced = True
         if not self._running or not self._platform:
             await self._ready_worker()
         traced = await trace(
@@ -213,13 +214,14 @@ class LocalExecutor:
         )
 
     async def _ask_to_verify(self, request: VerifyRequest, limits: dict[str, float]) -> dict[str, Any]:
-        """A worker's answer. When one is killed, another is asked, once."""
-        facts = request.model_dump(mode="json")
+        """A worker's answer. When one is killed, or outgrows its memory after it ran programs, another is asked, once."""
+        facts, held_others = request.model_dump(mode="json"), False
         try:
             async with self._verifier() as worker:
+                held_others = bool(worker.programs)
                 return await worker.ask("verify", facts, limits=limits, first_stage="verify")
         except WorkerDiedError as death:
-            if not death.killed:
+            if not (death.killed or (held_others and isinstance(death, WorkerOutgrownError))):
                 raise
         async with self._verifier() as worker:
             return await worker.ask("verify", facts, limits=limits, first_stage="verify")
@@ -267,7 +269,7 @@ class LocalExecutor:
             await self._house.provide_rows(request.program)
         except JaxresearchError as error:
             raise ExecutorLostError(error.message, fix=error.fix) from None  # the cache's fault, and no candidate's
-        self._running, self._asked = self._running + 1, self._asked + 1
+        self._running, self._begun = self._running + 1, self._begun + 1
         try:
             answer = await self._ask_to_run(request, limits, watch)
         except StageTimeoutError as error:
@@ -288,7 +290,7 @@ class LocalExecutor:
     def _look_ahead(self) -> None:
         """Start the next candidate's tracer while the run at hand is scored: its training takes no time from us then, and
         its budget none from it. Beside workers that train on the same processor it waits until it is needed."""
-        if self._tracers is None or self._asked < _FROM_THE_SECOND:
+        if self._tracers is None or not self._has_traced or self._begun < _FROM_THE_SECOND:
             return
         if self._is_alone or self._platform != "cpu":
             self._tracers.expect_another()
@@ -300,6 +302,7 @@ class LocalExecutor:
 
         Nor need it be the program's fault when a worker dies that had come as far as a new checkpoint (another goes on
         from there), or that somebody killed (another begins again, once).
+        A worker that outgrew its memory may have held what programs before this one left: another tries, once.
         """
         begun, deaths = False, 0
         folder = checkpoint_folder(self._settings.runs, request.identity)
@@ -313,6 +316,7 @@ class LocalExecutor:
             while True:
                 # under the lock: the run before may have cost the worker its life
                 worker = await self._awake(sealed=request.split == "test")
+                held_others = bool(worker.programs - {request.program})
                 worker.programs.add(request.program)
                 before = sealed(folder)
                 try:
@@ -327,7 +331,8 @@ class LocalExecutor:
                 except WorkerDiedError as death:
                     deaths += 1
                     got_further = max(sealed(folder), default=0) > max(before, default=0)
-                    excused = got_further or (death.killed and deaths == 1)
+                    not_its_own = death.killed or (held_others and isinstance(death, WorkerOutgrownError))
+                    excused = got_further or (not_its_own and deaths == 1)
                     if deaths > MAX_DEATHS or (begun and not excused):
                         raise
                     begun = False

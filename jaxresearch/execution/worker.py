@@ -37,9 +37,9 @@ _USABLE_SHARE = 0.9
 """Of the machine's memory, for a program on the CPU, and for what any worker may come to hold."""
 _WATCH_SECONDS = 0.2
 _PROGRESS_INTERVAL_SECONDS = 0.25
-_LEAKED_SHARE, _LEAKED_BYTES = 0.25, 2 * 10**9
-"""What a worker may hold between two runs beyond what it held after its first: the larger of a share of the memory that
-it may use and what programs that it keeps compiled, and an allocator's pools, may come to."""
+_LEAKED_SHARE, _LEAKED_BYTES, _MOST_LEAKED_SHARE = 0.25, 2 * 10**9, 0.4
+"""What a worker may hold between two runs beyond what it held after its first: a share of the memory that it may use, or
+what programs that it keeps compiled, and an allocator's pools, may come to if that is more and a small machine has it."""
 
 
 class WorkerSettings(BaseModel):
@@ -171,7 +171,8 @@ class Leaks:
     """What is held after each run, in memory of one kind, of which there are `there_bytes`."""
 
     def __init__(self, there_bytes: int) -> None:
-        self._allowed, self._first = max(_LEAKED_SHARE * there_bytes, _LEAKED_BYTES), None
+        most = min(_LEAKED_BYTES, _MOST_LEAKED_SHARE * there_bytes)
+        self._allowed, self._first = max(_LEAKED_SHARE * there_bytes, most), None
 
     def grew(self, held_bytes: int) -> bool:
         """Whether it is far more than after the first run: what a run took should have gone with it."""
@@ -304,7 +305,8 @@ class Worker:
             metrics=request.metrics,
             signature=(wanted.batch, wanted.context, wanted.vocab_size),
         )
-        _keep(self.verified, manifest.program, verified)
+        if settings.verifies_for is None:
+            _keep(self.verified, manifest.program, verified)
         return {"manifest": manifest.model_dump()}
 
     def run(self, request: RunRequest) -> dict[str, Any]:
@@ -354,7 +356,7 @@ class Worker:
                 device_bytes=self.device_bytes,
                 kernel=kernel,
                 plainly=plainly,
-                verified=self.verified.get(program),
+                verified=self.verified.pop(program, None),
             )
             _keep(self.compiled, program, compiled)
             seconds = time.monotonic() - started

@@ -18,7 +18,7 @@ from jax import export
 
 from jaxresearch.program import reference, stablehlo
 from jaxresearch.program.marks import Mark, find_marks, take_out_marks
-from jaxresearch.program.mesh import COMPILER_OPTIONS
+from jaxresearch.program.mesh import compiler_options
 from jaxresearch.program.stablehlo import Module, TensorType
 from jaxresearch.text import one_line
 
@@ -158,7 +158,7 @@ def _disagreement(kernel: Kernel, mark: Mark, platform: str) -> str:
     inputs = [jax.random.normal(key, o.shape, o.dtype) for key, o in zip(keys, mark.operands, strict=True)]
     try:
         found, wanted = (
-            jax.jit(function).lower(*inputs).compile(COMPILER_OPTIONS.get(platform))(*inputs)
+            jax.jit(function).lower(*inputs).compile(compiler_options(platform))(*inputs)
             for function in (stablehlo.to_exported(ours, platform).call, plain)
         )
         pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(found, wanted, strict=True)]

@@ -66,10 +66,9 @@ class Placement:
 
     @property
     def compiler_options(self) -> dict[str, str | bool]:
-        """XLA's, for the mesh's devices; those that another release of it does not have are left out."""
-        platform, flags = self.mesh.devices.flat[0].platform, os.environ.get("XLA_FLAGS", "")
-        options = COMPILER_OPTIONS.get("cuda" if platform == "gpu" else platform, {})
-        return {name: value for name, value in options.items() if f"--{name}=" not in flags and _knows(name, value)}
+        """XLA's, for the mesh's devices."""
+        platform = self.mesh.devices.flat[0].platform
+        return compiler_options("cuda" if platform == "gpu" else platform)
 
     @property
     def spans_processes(self) -> bool:
@@ -118,6 +117,13 @@ def make_placement(
 def one_device() -> Placement:
     """Everything on the first device."""
     return make_placement(jax.devices()[:1], fsdp=1, state_bytes=0)
+
+
+def compiler_options(platform: str) -> dict[str, str | bool]:
+    """COMPILER_OPTIONS for the platform that jax uses, without what XLA_FLAGS says and what this release does not have."""
+    flags, options = os.environ.get("XLA_FLAGS", ""), COMPILER_OPTIONS.get(platform, {})
+    said = {flag.lstrip("-").split("=")[0] for flag in flags.split()}
+    return {name: value for name, value in options.items() if name not in said and _knows(name, value)}
 
 
 @cache

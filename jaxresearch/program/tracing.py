@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jaxresearch.config import LimitsConfig
 from jaxresearch.experiment import TraceFailure, Verdict
-from jaxresearch.machine import usable_memory_bytes
+from jaxresearch.machine import physical_memory_bytes
 from jaxresearch.program.tracers import Tracers
 from jaxresearch.proposal import Candidate, Hyperparameter, Scalar
 from jaxresearch.sandbox import SandboxOutcome, write_tree
@@ -66,7 +66,7 @@ async def trace(
         "evaluation_batch": evaluation_batch,
         "platform": platform,
         "limits": {
-            "memory_bytes": min(limits.memory_bytes, usable_memory_bytes()),
+            "memory_bytes": min(limits.memory_bytes, physical_memory_bytes()),
             "file_bytes": 64_000_000,
             "cpu_seconds": math.ceil(4 * limits.trace_seconds),
         },

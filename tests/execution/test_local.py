@@ -18,7 +18,7 @@ import pytest
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution import housing, local
 from jaxresearch.execution.base import RunProgress
-from jaxresearch.execution.process import WorkerProcess, worker_environment
+from jaxresearch.execution.process import WorkerOutgrownError, WorkerProcess, worker_environment
 from jaxresearch.execution.running import _batches
 from jaxresearch.execution.worker import Leaks
 from jaxresearch.experiment import CompletedRun, FailedRun, Verdict
@@ -297,7 +297,8 @@ async def _told(worker: WorkerProcess, message: dict) -> None:
 
 
 def test_what_stays_after_a_run_is_a_leak_when_it_grows():
-    small, large = Leaks(4 * 10**9), Leaks(64 * 10**9)
+    tiny, small, large = Leaks(10**9), Leaks(5 * 10**9), Leaks(64 * 10**9)
+    assert [tiny.grew(tenths * 10**8) for tenths in (3, 6, 7, 8)] == [False, False, False, True]
     assert [small.grew(gigabytes * 10**9) for gigabytes in (3, 1, 5, 6, 3)] == [False, False, False, True, False]
     assert [large.grew(gigabytes * 10**9) for gigabytes in (1, 16, 17, 18)] == [False, False, False, True]
     before, block = held_bytes(), bytearray(os.urandom(50_000_000))
@@ -327,6 +328,30 @@ def test_a_program_that_takes_all_memory_to_compile_is_a_crash_with_sizes(make_l
     assert re.fullmatch(r"out of memory while compiling: 1\.\d GB were held, and there are 1\.1 GB", outcome.reason)
     honest = small.run(small.traced(BASELINE))
     assert isinstance(honest, CompletedRun), "another worker does the next"
+
+
+@pytest.mark.parametrize(("ran", "outgrows", "verdict"), [(True, 1, None), (True, 2, "crash"), (False, 1, "crash")])
+def test_what_earlier_programs_left_is_no_fault_of_the_next(laboratory, baseline, monkeypatch, ran, outgrows, verdict):
+    """A worker that had run others may have been full before: another tries, once."""
+    laboratory.run(baseline, seed=50)
+    laboratory.executor._worker.programs = {"another"} if ran else set()
+    asked, ask = [], WorkerProcess.ask
+
+    async def outgrown(worker, do, request, **kwargs):
+        asked.append(do)
+        if len(asked) > outgrows:
+            return await ask(worker, do, request, **kwargs)
+        await worker.kill()
+        raise WorkerOutgrownError("2.0 GB were held, and there are 1.8 GB")
+
+    monkeypatch.setattr(WorkerProcess, "ask", outgrown)
+    outcome = laboratory.run(baseline, seed=51)
+    if verdict is None:
+        assert isinstance(outcome, CompletedRun)
+    else:
+        assert (outcome.verdict, outcome.reason) == (
+            verdict, "out of memory while compiling: 2.0 GB were held, and there are 1.8 GB",
+        )  # fmt: skip
 
 
 def test_probes_change_no_bit_and_a_hopeless_run_is_cut(laboratory: Laboratory, baseline):

@@ -6,7 +6,7 @@ import pytest
 
 from jaxresearch.program.mesh import COMPILER_OPTIONS, _knows, one_device
 
-LATELY = "xla_cpu_use_fusion_emitters"
+REMOVED_LATER = "xla_cpu_use_fusion_emitters"
 """Gone from some release of jax on."""
 
 
@@ -18,7 +18,11 @@ def no_flags(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("platform", COMPILER_OPTIONS)
 def test_this_jax_knows_them(platform):
     lowered = jax.jit(lambda x: x @ x).lower(jnp.ones((4, 4)))
-    known = {name: value for name, value in COMPILER_OPTIONS[platform].items() if name != LATELY or _knows(name, value)}
+    known = {
+        name: value
+        for name, value in COMPILER_OPTIONS[platform].items()
+        if name != REMOVED_LATER or _knows(name, value)
+    }
     lowered.compile(known)
     with pytest.raises(Exception, match="xla_no_such_option"):
         lowered.compile({"xla_no_such_option": True})
@@ -26,7 +30,7 @@ def test_this_jax_knows_them(platform):
 
 def test_what_the_user_says_goes_first(monkeypatch: pytest.MonkeyPatch):
     assert one_device().compiler_options["xla_backend_optimization_level"] == "2"
-    monkeypatch.setenv("XLA_FLAGS", f"--xla_backend_optimization_level=0 --{LATELY}=true")
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_backend_optimization_level=0 --{REMOVED_LATER}")
     assert one_device().compiler_options == {}
 
 

@@ -125,9 +125,14 @@ def test_a_study_has_the_next_tracer_started_while_it_scores(laboratory, baselin
         stage[0] = progress.stage
 
     runner = laboratory.runner
-    monkeypatch.setattr(laboratory.executor, "_asked", 0)
+    monkeypatch.setattr(laboratory.executor, "_begun", 0)
+    monkeypatch.setattr(laboratory.executor, "_has_traced", True)
     runner.run(laboratory.executor.run(laboratory.request(baseline), watch))
     assert stages == [], "who has run once may never trace again"
+    monkeypatch.setattr(laboratory.executor, "_has_traced", False)
+    runner.run(laboratory.executor.run(laboratory.request(baseline), watch))
+    assert stages == [], "nor may one of a pool, whose first member traces for all"
+    monkeypatch.setattr(laboratory.executor, "_has_traced", True)
     runner.run(laboratory.executor.run(laboratory.request(baseline), watch))
     assert stages
     assert set(stages) <= {"train", "score"}
