@@ -341,6 +341,7 @@ def test_what_earlier_programs_left_is_no_fault_of_the_next(laboratory, baseline
         asked.append(do)
         if len(asked) > outgrows:
             return await ask(worker, do, request, **kwargs)
+        kwargs["on_progress"](RunProgress("compile"))
         await worker.kill()
         raise WorkerOutgrownError("2.0 GB were held, and there are 1.8 GB")
 
