@@ -26,7 +26,7 @@ def usable_memory_bytes() -> int:
 
 
 def held_bytes() -> int:
-    """Memory that this process alone holds, swapped out or not: no files that it has mapped. 0 where no system says."""
+    """Memory that this process alone holds, swapped out or not; no files that it maps. 0 where the system is silent."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

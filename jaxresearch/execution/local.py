@@ -301,8 +301,7 @@ class LocalExecutor:
         """A worker's answer. One that was dead before it began is no fault of the program: another is asked.
 
         Nor need it be the program's fault when a worker dies that had come as far as a new checkpoint (another goes on
-        from there), or that somebody killed (another begins again, once).
-        A worker that outgrew its memory may have held what programs before this one left: another tries, once.
+        from there), that somebody killed, or that outgrew its memory after it had run others (another begins again, once).
         """
         begun, deaths = False, 0
         folder = checkpoint_folder(self._settings.runs, request.identity)

@@ -29,9 +29,10 @@ COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {
 }
 """What XLA is told for every executable of a program, by platform; what XLA_FLAGS says goes first.
 
-On a CPU: LLVM's second level, and XLA's older generator of code for fusions where it has it still: as fast programs, in
-two thirds of the time that compiling takes otherwise. On a GPU: matrix products by cuBLAS alone. XLA would write kernels of
-its own for each and try out dozens: half as long again to compile, for no speed. All measured (docs/performance.md)."""
+On a CPU: LLVM's second level, and XLA's older generator of code for fusions where it has it still: as fast programs, and
+in the default study's sizes two thirds of the time to compile. On a GPU: matrix products by cuBLAS alone. XLA would write
+kernels of its own for each and try out dozens: half as long again to compile, for no speed. All measured
+(docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def one_device() -> Placement:
 
 
 def compiler_options(platform: str) -> dict[str, str | bool]:
-    """COMPILER_OPTIONS for the platform that jax uses, without what XLA_FLAGS says and what this release does not have."""
+    """COMPILER_OPTIONS of a program's platform, without what XLA_FLAGS says and what this release does not have."""
     flags, options = os.environ.get("XLA_FLAGS", ""), COMPILER_OPTIONS.get(platform, {})
     said = {flag.lstrip("-").split("=")[0] for flag in flags.split()}
     return {name: value for name, value in options.items() if name not in said and _knows(name, value)}
