@@ -110,9 +110,10 @@ def _rotate_and_norm_gradient(saved, dy_BxTxHxK):
 
 
 def _turn(x_BxTxHxK, cos_Tx1xP, sin_Tx1xP):
-    left_BxTxHxP, right_BxTxHxP = jnp.split(x_BxTxHxK, 2, axis=-1)
-    turned = left_BxTxHxP * cos_Tx1xP + right_BxTxHxP * sin_Tx1xP, right_BxTxHxP * cos_Tx1xP - left_BxTxHxP * sin_Tx1xP
-    return jnp.concatenate(turned, axis=-1)
+    cos_Tx1xK = jnp.concatenate([cos_Tx1xP, cos_Tx1xP], axis=-1)
+    sin_Tx1xK = jnp.concatenate([sin_Tx1xP, -sin_Tx1xP], axis=-1)
+    other_BxTxHxK = jnp.roll(x_BxTxHxK, cos_Tx1xP.shape[-1], axis=-1)  # each one's partner in its pair
+    return x_BxTxHxK * cos_Tx1xK + other_BxTxHxK * sin_Tx1xK
 
 
 rotate_and_norm.defvjp(_rotate_and_norm, _rotate_and_norm_gradient)
