@@ -11,7 +11,8 @@ cpu_seconds  of one experiment, processor time of this process and of git below 
              the machine disturbs least
 ask_seconds  from a round's beginning to its proposal, median of the part
 prompt       characters of the first message to the model, the largest of the part: must not grow
-recorded     characters of all requests of one proposal, tool answers included, the largest of the part
+request      characters of one request, tool answers included, the largest of the part
+recorded     characters of all requests of one proposal, the largest of the part: one more where an answer was refused
 ledger_mb    of its files, the write-ahead log among them
 rss_mb       resident memory of this process: must not grow
 
@@ -114,7 +115,7 @@ def _cpu_seconds() -> float:
 
 
 def _row(study: Study, first: int, last: int) -> dict[str, float]:
-    seconds, prompts, recorded = [], [0], [0]
+    seconds, prompts, largest, recorded = [], [0], [0], [0]
     began, requests = 0.0, []
     for stored in study.events():
         match stored.event:
@@ -125,11 +126,13 @@ def _row(study: Study, first: int, last: int) -> dict[str, float]:
             case Proposed(number=number) if first < number <= last:
                 seconds.append(stored.time - began)
                 recorded.append(sum(map(len, requests)))
+                largest += map(len, requests)
                 prompts += [len(requests[0])] if requests else []
     pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
     return {
         "ask_seconds": statistics.median(seconds) if seconds else 0.0,
         "prompt": max(prompts),
+        "request": max(largest),
         "recorded": max(recorded),
         "ledger_mb": sum(each.stat().st_size for each in study.layout.folder.glob(f"{study.layout.ledger.name}*"))
         / 1e6,
