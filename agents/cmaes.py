@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class CMAES:
     """CMA-ES over the ordered hyperparameters, around the baseline, rebuilt from the history each round."""
 
+    asks_model = False
+
     class Options(NumericOptions):
         """population: points of a generation; 4 + 3 ln(n) when null. sigma: first step, as a share of the range."""
 

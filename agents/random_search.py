@@ -19,6 +19,8 @@ from jaxresearch.strategy import StrategyOptions, StudyView
 class RandomSearch:
     """Draws hyperparameters at random within their bounds; learns nothing. A control."""
 
+    asks_model = False
+
     class Options(NumericOptions):
         """changes: how many hyperparameters one proposal moves; all when null."""
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class TPE:
     """Optuna's TPE over the hyperparameters, told of failures as infeasible and of what runs as running."""
 
+    asks_model = False
+
     class Options(NumericOptions):
         """startup: random points before the estimator speaks. candidates: draws that it ranks. multivariate: joint."""
 

@@ -105,7 +105,10 @@ class StrategyOptions(BaseModel):
 
 @runtime_checkable
 class Strategy(Protocol):
-    """Proposes experiments. One class, one file; registered under the entry point group `jaxresearch.strategies`."""
+    """Proposes experiments. One class, one file; registered under the entry point group `jaxresearch.strategies`.
+
+    A class with `asks_model = False` never uses `view.model`; people are told so, and nothing else depends on it.
+    """
 
     Options: ClassVar[type[StrategyOptions]]
 
@@ -128,6 +131,11 @@ class InstalledStrategy:
     summary: str
     origin: str
     factory: type[Strategy]
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether it may use `view.model`: unless its class says that it does not."""
+        return bool(getattr(self.factory, "asks_model", True))
 
 
 def strategy_names() -> list[str]:
@@ -188,6 +196,11 @@ def make_strategy(name: str, options: Mapping[str, object]) -> Strategy:
 def check_options(name: str, options: Mapping[str, object], hyperparameters: Sequence[Hyperparameter]) -> None:
     """Raise `ConfigurationError` where the options of the strategy `name` do not fit a baseline's hyperparameters."""
     _options(name, _named(name), options).check(hyperparameters)
+
+
+def asks_model(name: str) -> bool:
+    """Whether the strategy called `name` may use the model. One that is not installed may."""
+    return name not in strategy_names() or _installed(name).asks_model
 
 
 def _named(name: str) -> type[Strategy]:

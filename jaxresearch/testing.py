@@ -13,7 +13,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import Mapping
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 
 ROUND_SECONDS = 60.0
 """How long one round may take on a synthetic study with the builtin model."""
+_ALARM_PATIENCE = 5.0
+"""Seconds on top, for a round that awaits to be ended in the usual way."""
 MAX_FAILED_ROUNDS = 5
 _FATES = (Verdict.CRASH, Verdict.TIMEOUT, Verdict.INVALID, Verdict.INFRASTRUCTURE, Verdict.DUPLICATE, Verdict.DISCARD)
 
@@ -50,10 +57,13 @@ def check_strategy(
     """Run `factory` through all checks. options: its own, as under `strategy.*`.
 
     llm: a name, as after `--llm`, or a pydantic-ai model, such as a FunctionModel. It must answer deterministically.
+    Called in a process's main thread, it also ends rounds that compute without an `await` for `ROUND_SECONDS`.
     """
     given = dict(options or {})
     check_options(factory, given)
     plain = play(factory, given, llm=llm, experiments=experiments)
+    if plain.calls and not getattr(factory, "asks_model", True):
+        raise ConformanceError("It says that it asks no model (asks_model = False), and did ask.")
     check_same_view_same_proposals(factory, given, plain, llm=llm, experiments=experiments)
     check_replays(factory, given, plain, experiments=experiments)
     play(factory, given, llm=llm, experiments=experiments, slots=3, seed=1)
@@ -142,10 +152,38 @@ def play(
     model = ReplayModel(recorded) if recorded is not None else laboratory_model(llm, on_call=calls.append)
     settings.setdefault("files", load_subject("gpt", {}).files)
     played = Played(SyntheticStudy(model, seed=seed, **settings), calls)
-    asyncio.run(_play(played, factory, dict(options or {}), experiments, slots, renew))
+    try:
+        asyncio.run(_play(played, factory, dict(options or {}), experiments, slots, renew))
+    except _Stuck:
+        raise ConformanceError(f"A round computed for more than {ROUND_SECONDS:g} s without an await.") from None
     if isinstance(model, ReplayModel) and model.unused:
         raise ConformanceError(f"Replayed, it leaves {model.unused} recorded replies of the model unused.")
     return played
+
+
+class _Stuck(BaseException):
+    """A round is still computing, though its time is over."""
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise `_Stuck` wherever the main thread is after `seconds`, and again each second. Another thread has no alarm."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise _Stuck
+
+    began, handler = time.monotonic(), signal.signal(signal.SIGALRM, ring)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # a test runner's own, if any
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), interval)
 
 
 async def _play(
@@ -158,7 +196,8 @@ async def _play(
         if renew:
             strategy = _made(factory, options)
         try:
-            proposals = await asyncio.wait_for(_asked(strategy, study, slots), ROUND_SECONDS)
+            with _alarm(ROUND_SECONDS + _ALARM_PATIENCE):
+                proposals = await asyncio.wait_for(_asked(strategy, study, slots), ROUND_SECONDS)
         except (ProposalError, EditError) as error:
             failed += 1
             if failed >= MAX_FAILED_ROUNDS:

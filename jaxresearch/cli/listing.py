@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import click
 from rich.console import Console
 from rich.table import Table
@@ -16,8 +19,7 @@ def strategies(output: Output) -> None:
     """List the installed strategies."""
     from jaxresearch.strategy import installed_strategies
 
-    rows = [(s.name, s.summary, s.origin) for s in installed_strategies().values()]
-    _list(output, "strategies", rows)
+    _list(output, "strategies", installed_strategies().values(), asks_model="asks a model")
 
 
 @click.command(epilog="Example: jaxresearch subjects --json")
@@ -26,16 +28,18 @@ def subjects(output: Output) -> None:
     """List the installed subjects: what a study may edit."""
     from jaxresearch.subjects import installed_subjects
 
-    rows = [(s.name, s.summary, s.origin) for s in installed_subjects().values()]
-    _list(output, "subjects", rows)
+    _list(output, "subjects", installed_subjects().values())
 
 
-def _list(output: Output, key: str, rows: list[tuple[str, str, str]]) -> None:
+def _list(output: Output, key: str, installed: Iterable[Any], **flags: str) -> None:
+    """Of each: name, summary, origin, and what is a yes or a no, `flags`: attribute -> its column's head."""
+
     def show(console: Console) -> None:
-        table = Table("name", "what it does", "from", box=None, header_style="bold", pad_edge=False)
-        for name, summary, origin in rows:
-            table.add_row(name, Text(summary), origin)
+        table = Table("name", "what it does", *flags.values(), "from", box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            answers = ["yes" if row[flag] else "no" for flag in flags]
+            table.add_row(row["name"], Text(row["summary"]), *answers, row["origin"])
         console.print(table)
 
-    facts = [{"name": name, "summary": summary, "origin": origin} for name, summary, origin in rows]
-    output.result({key: facts}, show)
+    rows = [{name: getattr(each, name) for name in ("name", "summary", "origin", *flags)} for each in installed]
+    output.result({key: rows}, show)

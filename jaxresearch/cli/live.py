@@ -16,6 +16,7 @@ from jaxresearch.cli.common import Output
 from jaxresearch.cli.moving import Moving
 from jaxresearch.execution.base import RunProgress, TracedCandidate
 from jaxresearch.experiment import CompletedRun, Experiment, FailedRun, RunOutcome, Verdict
+from jaxresearch.strategy import asks_model
 from jaxresearch.study.events import (
     Approval,
     Checked,
@@ -247,7 +248,9 @@ class StudyDisplay(Display):
     def _say_session(self, history: History) -> None:
         config = history.config
         again = "" if history.sessions <= 1 else f", session {history.sessions}: {len(history.experiments) - 1} so far"
-        who = f"{config.strategy.name} asks {self._llm or config.llm.model}"
+        who = config.strategy.name
+        if asks_model(who):
+            who += f" asks {self._llm or config.llm.model}"
         count = f"{history.planned} experiment{'s' * (history.planned != 1)}"
         self._output.note(f"{who}: {count} of {config.budget}{again}")
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import random
+import signal
 import time
 import tomllib
 
 import pytest
 
 from agents.researcher import ask
+from jaxresearch import testing
 from jaxresearch.experiment import Verdict
 from jaxresearch.proposal import Edit, Proposal
 from jaxresearch.strategy import StrategyOptions
@@ -175,6 +178,24 @@ class AsksMoreAndMore(AsksAtRandom):
     more = False
 
 
+class AsksThoughItSaysItDoesNot(_Base):
+    asks_model = False
+
+    async def propose(self, view, slots):
+        return [await ask(view, 0)]
+
+
+class NeverAwaits(_Base):
+    """It catches what it can, too."""
+
+    async def propose(self, view, slots):
+        until = time.monotonic() + 30  # the kit must not wait for it; a test that fails should end
+        while time.monotonic() < until:
+            with contextlib.suppress(Exception):
+                sum(range(1000))
+        return [batch(len(view.experiments))]
+
+
 @pytest.mark.parametrize(
     ("faulty", "message"),
     [
@@ -197,6 +218,7 @@ class AsksMoreAndMore(AsksAtRandom):
         (RepairsNothing, "repairs experiment 99"),
         (MovesTheContext, "the laboratory's own"),
         (NotANumber, "not finite"),
+        (AsksThoughItSaysItDoesNot, "says that it asks no model"),
     ],
 )
 def test_the_kit_catches(faulty, message):
@@ -212,6 +234,21 @@ def test_the_kit_catches_a_strategy_that_does_not_ask_the_same_again(faulty, mes
     faulty.asked = 0
     with pytest.raises(ConformanceError, match=message):
         check_strategy(faulty, experiments=2)
+
+
+def test_the_kit_ends_a_round_that_never_awaits_and_gives_back_the_timer_that_it_found(monkeypatch):
+    monkeypatch.setattr(testing, "ROUND_SECONDS", 0.2)
+    monkeypatch.setattr(testing, "_ALARM_PATIENCE", 0.1)
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    try:
+        with pytest.raises(ConformanceError, match=r"computed for more than 0.2 s without an await"):
+            check_strategy(NeverAwaits, experiments=2)
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_IGN
+        assert 900 < signal.setitimer(signal.ITIMER_REAL, 0)[0] < 1000
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_independent_is_not_moved_by_outcomes():

@@ -46,6 +46,7 @@ def test_no_command_shows_the_help(command: Callable[..., Result]):
 def test_strategies_and_subjects_are_listed_with_a_line_each(command: Callable[..., Result]):
     strategies = {row["name"]: row for row in command("strategies", "--json").json["strategies"]}
     assert strategies["greedy"]["summary"]
+    assert {name for name, row in strategies.items() if not row["asks_model"]} == {"random_search", "tpe", "cmaes"}
     assert command("subjects", "--json").json["subjects"][0]["name"] == "gpt"
     assert "greedy" in command("strategies").stdout
 

@@ -20,6 +20,7 @@ def won(command: Callable[..., Result], config_file: Path, tmp_path: Path) -> Pa
     ran = command("run", "--config", config_file, "--study", study, *options, "--json")
     assert ran.status == 0, ran.stderr
     assert ran.json["incumbent"]["experiment"] > 0
+    assert "random_search: 3 experiments of 6steps" in ran.stderr  # and names no model, which it does not ask
     return study
 
 
