@@ -205,7 +205,7 @@ class Trainer:
 
     def __init__(self, h, *, compiled, bfloat16=False, weights=None):
         torch.manual_seed(0)
-        self.model, self.bfloat16 = GPT(h), bfloat16
+        self.model, self.bfloat16, self.microbatch = GPT(h), bfloat16, h.microbatch
         if weights is not None:
             self._load(weights)
         self.optimizer = Optimizer(self.model, h)
@@ -225,11 +225,14 @@ class Trainer:
 
     def step(self, tokens_BxT1, progress):
         self.optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):
-            loss = self.loss(torch.as_tensor(tokens_BxT1, dtype=torch.int64))
-        loss.backward()
+        value = 0.0
+        tokens_BxT1 = torch.as_tensor(tokens_BxT1, dtype=torch.int64)
+        for tokens_MxT1 in tokens_BxT1.split(self.microbatch or len(tokens_BxT1)):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):
+                loss = self.loss(tokens_MxT1) * (len(tokens_MxT1) / len(tokens_BxT1))
+            loss.backward()
+            value += loss.item()
         self.optimizer.step(progress)
-        value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value}")
         return value

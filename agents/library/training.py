@@ -194,8 +194,7 @@ TRAINING_IDEAS: tuple[Idea, ...] = (
                 RECIPE,
                 _PHASES,
                 "    B, T = hyperparameters.batch, hyperparameters.context\n"
-                "    small = B if hyperparameters.microbatch else max(1, B // 2)\n"
-                "    phases = ((0.5, small, T), (1.0, B, T))\n",
+                "    phases = ((0.5, max(1, B // 2), T), (1.0, B, T))\n",
             )
         ),
     ),

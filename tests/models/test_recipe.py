@@ -111,14 +111,35 @@ def test_first_step_hardly_moves_the_residual_scalars():
             assert abs(moved) < 0.001
 
 
-def test_microbatches_equal_the_whole_batch():
+@pytest.mark.parametrize(
+    ("microbatch", "batch", "context", "width", "rows_of_a_pass"),
+    [
+        (64, 256, 2048, 512, 64),  # configs/gpu.yaml
+        (64, 32, 2048, 512, 32),  # no more than there are
+        (5, 16, 16, 16, 4),  # a divisor
+        (0, 8, 256, 128, 8),  # configs/cpu.yaml: all at once
+        (0, 16, 256, 256, 4),
+        (0, 6, 256, 512, 2),
+        (0, 13, 256, 512, 1),
+        (0, 4, 65536, 512, 1),  # one row at least
+    ],
+)
+def test_a_pass_takes_as_many_rows_as_asked_or_as_a_cache_holds(microbatch, batch, context, width, rows_of_a_pass):
+    h = recipe.hyperparameters({"microbatch": microbatch, "width": width, "head_size": 16})
+    assert recipe.rows_at_a_time(batch, context, h) == rows_of_a_pass
+
+
+@pytest.mark.parametrize("how", ["asked", "cached"])
+def test_microbatches_equal_the_whole_batch(how, monkeypatch):
     traced, init, step, _ = tiny()
-    parts = tiny(microbatch=2)[2]
     state = init(jnp.uint32(0), traced)
-    (whole, loss), (split, split_loss) = (
-        step(state, rows(), jnp.float32(0), traced),
-        parts(state, rows(), jnp.float32(0), traced),
-    )
+    whole, loss = step(state, rows(), jnp.float32(0), traced)
+    if how == "cached":
+        monkeypatch.setattr(recipe, "CACHED_ACTIVATIONS", 2 * TINY["context"] * TINY["width"])
+    h = recipe.hyperparameters(TINY | ({"microbatch": 2} if how == "asked" else {}))
+    parts = jax.make_jaxpr(recipe.build(h).train_step)(state, rows(), jnp.float32(0), traced)
+    assert "length=2" in str(parts)  # a loop over two pairs of rows
+    split, split_loss = jax.jit(recipe.build(h).train_step)(state, rows(), jnp.float32(0), traced)
     np.testing.assert_allclose(loss["loss"], split_loss["loss"], rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), whole["params"], split["params"])
     with pytest.raises(AssertionError):
@@ -231,7 +252,7 @@ def test_bounds_and_docs():
         ({"window_pattern": "SXL"}, "window_pattern: 'SXL'"),
         ({"window_pattern": ""}, "window_pattern: ''"),
         ({"short_window": 0}, "short_window: 0.0"),
-        ({"batch": 16, "microbatch": 5}, "microbatch: 5 does not divide"),
+        ({"microbatch": -1}, "microbatch: -1 must be"),
         ({"dtype": "float16"}, "dtype: 'float16'"),
     ],
 )
