@@ -4,6 +4,8 @@
     python benchmarks/throughput.py                       # loss agreement, steady state, 60 seconds from a cold start
     python benchmarks/throughput.py --only steady --depth 2 --width 128
 
+- sides: ours takes a batch in passes that fit a CPU's cache, as configs/cpu.yaml has it, but for jax-whole-batch; PyTorch
+  takes all at once, but for torch-passes.
 - agreement: equal weights, equal batches, 8 steps; the largest difference of the losses.
 - steady: every side warms up in a process of its own, then they take turns; while one trains, the others wait.
 - cold: tokens that a fresh process has trained `--cold-seconds` after it was started; imports, tracing and compilation
@@ -34,17 +36,23 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-SIDES = ("jax", "jax-small-pages", "jax-bf16", "torch", "torch-compile", "torch-bf16", "torch-compile-bf16")
-SIZES = {"depth": 4, "width": 256, "vocab_size": 2048, "context": 256, "batch": 16, "head_size": 64}
-DERIVED = ("heads", "kv_heads", "polar_express", "scalar_eps")
+SIDES = (
+    "jax", "jax-whole-batch", "jax-small-pages", "jax-bf16",
+    "torch", "torch-passes", "torch-compile", "torch-bf16", "torch-compile-bf16",
+)  # fmt: skip
+SIZES = {
+    "depth": 4, "width": 256, "vocab_size": 2048, "context": 256, "batch": 16, "head_size": 64, "pass_size": 2**18,
+}  # fmt: skip
+DERIVED = ("heads", "kv_heads", "rows_of_a_pass", "polar_express", "scalar_eps")
 
 
 def numbers(sizes: dict[str, int]) -> SimpleNamespace:
     """Every hyperparameter and constant by name, without importing JAX into a PyTorch process: asked of another one."""
     script = (
-        "import dataclasses, json, sys; from models.recipe import hyperparameters; from models import optimizer as o;"
-        "h = hyperparameters(json.loads(sys.argv[1]));"
+        "import dataclasses, json, sys; from models.recipe import hyperparameters, rows_at_a_time;"
+        "from models import optimizer as o; h = hyperparameters(json.loads(sys.argv[1]));"
         "print(json.dumps({**dataclasses.asdict(h), 'heads': h.heads, 'kv_heads': h.kv_heads,"
+        "'rows_of_a_pass': rows_at_a_time(h.batch, h.context, h),"
         "'polar_express': o.POLAR_EXPRESS, 'scalar_eps': o.SCALAR_EPS}))"
     )
     found = subprocess.run(
@@ -65,7 +73,9 @@ def torch_side(name: str, h: SimpleNamespace) -> Train:
     from benchmarks.torch_reference import Trainer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    trainer, rows = Trainer(h, compiled="compile" in name, bfloat16="bf16" in name), Rows(h.vocab_size, h.context)
+    at_a_time = h.rows_of_a_pass if "passes" in name else h.batch
+    trainer = Trainer(h, compiled="compile" in name, bfloat16="bf16" in name, rows_of_a_pass=at_a_time)
+    rows = Rows(h.vocab_size, h.context)
 
     def train(steps: float = math.inf, until: float = math.inf) -> tuple[int, float]:
         done, cursor, started = 0, 0, time.monotonic()
@@ -114,7 +124,8 @@ class Side:
     def __init__(self, name: str, h: SimpleNamespace) -> None:
         self.name, self.started = name, time.time()
         pages = {} if name.endswith("small-pages") else HUGE_PAGES
-        h = SimpleNamespace(**{**vars(h), "dtype": "bfloat16" if "bf16" in name else "float32"})
+        changes = {"dtype": "bfloat16" if "bf16" in name else "float32"} | ({"pass_size": 0} if "whole" in name else {})
+        h = SimpleNamespace(**{**vars(h), **changes})
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--serve", name, json.dumps(vars(h))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

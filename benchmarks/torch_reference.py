@@ -201,11 +201,12 @@ class Trainer:
     """`step(tokens_BxT1, progress)` trains one step and returns the loss. `compiled` puts it through torch.compile.
 
     bfloat16 runs the model under autocast, as PyTorch users do; parameters and optimiser stay float32.
+    rows_of_a_pass: of the batch, in one forward and backward pass; all by default.
     """
 
-    def __init__(self, h, *, compiled, bfloat16=False, weights=None):
+    def __init__(self, h, *, compiled, bfloat16=False, rows_of_a_pass=None, weights=None):
         torch.manual_seed(0)
-        self.model, self.bfloat16, self.microbatch = GPT(h), bfloat16, h.microbatch
+        self.model, self.bfloat16, self.rows_of_a_pass = GPT(h), bfloat16, rows_of_a_pass or h.batch
         if weights is not None:
             self._load(weights)
         self.optimizer = Optimizer(self.model, h)
@@ -225,9 +226,8 @@ class Trainer:
 
     def step(self, tokens_BxT1, progress):
         self.optimizer.zero_grad()
-        value = 0.0
-        tokens_BxT1 = torch.as_tensor(tokens_BxT1, dtype=torch.int64)
-        for tokens_MxT1 in tokens_BxT1.split(self.microbatch or len(tokens_BxT1)):
+        value, tokens_BxT1 = 0.0, torch.as_tensor(tokens_BxT1, dtype=torch.int64)
+        for tokens_MxT1 in tokens_BxT1.split(self.rows_of_a_pass):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):
                 loss = self.loss(tokens_MxT1) * (len(tokens_MxT1) / len(tokens_BxT1))
             loss.backward()

@@ -15,11 +15,6 @@ from models.gpt import GPT, cap
 from models.kernels import cross_entropy
 from models.optimizer import optimizer
 
-# Numbers in the residual stream, tokens x width, of one pass where nothing is said of microbatches. A pass of about this
-# size works in a CPU's cache, and takes 0.7 to 0.9 of the time of one that is several times as large. Accelerators like
-# large passes: configs/gpu.yaml and tpu.yaml say how large.
-CACHED_ACTIVATIONS = 2**18
-
 
 def static(default, *, low=None, high=None, log=False, choices=(), doc):
     """A hyperparameter that shapes the program. Bounds and choices say where a search should look."""
@@ -56,7 +51,8 @@ class Hyperparameters:
 
     # Batch
     batch: int = static(16, choices=(4, 8, 16, 32, 64, 128), doc="rows of one step")
-    microbatch: int = static(0, choices=(0,), doc="rows of one pass, at most; 0: as many as suit a CPU's cache")
+    microbatch: int = static(0, choices=(0,), doc="rows of one forward and backward pass, at most; 0: no bound")
+    pass_size: int = static(0, choices=(0,), doc="tokens x width of one pass, at most, but for one row; 0: no bound")
     dtype: str = static("float32", choices=("float32", "bfloat16"), doc="of activations; parameters stay float32")
 
     # Initial values
@@ -129,7 +125,8 @@ def hyperparameters(config: Mapping[str, object]) -> Hyperparameters:
         f"window_pattern: {h.window_pattern!r} is not S and L.",
     )
     _require(0 < h.short_window <= 1, f"short_window: {h.short_window} is not a fraction of the context.")
-    _require(h.microbatch >= 0, f"microbatch: {h.microbatch} must be at least 1 row, or 0.")
+    for name in ("microbatch", "pass_size"):
+        _require(getattr(h, name) >= 0, f"{name}: {getattr(h, name)} must be at least 1, or 0 for no bound.")
     _require(h.dtype in ("float32", "bfloat16"), f"dtype: {h.dtype!r} is not float32 or bfloat16.")
     return h
 
@@ -192,9 +189,9 @@ def _traced_defaults(h):
 
 
 def rows_at_a_time(B, T, h):
-    """How many of B rows one forward and backward pass takes: a divisor of B, `h.microbatch` at most."""
-    most = h.microbatch or CACHED_ACTIVATIONS // (T * h.width)
-    return max(rows for rows in range(1, B + 1) if B % rows == 0 and rows <= max(1, most))
+    """How many of B rows of T tokens one pass takes: the most that divide B and keep to both bounds, or one."""
+    most = min(h.microbatch or B, max(1, h.pass_size // (T * h.width)) if h.pass_size else B)
+    return max(rows for rows in range(1, most + 1) if B % rows == 0)
 
 
 def _mean_over_microbatches(loss_and_gradients, params, tokens_BxT1, h):

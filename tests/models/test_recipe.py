@@ -112,34 +112,35 @@ def test_first_step_hardly_moves_the_residual_scalars():
 
 
 @pytest.mark.parametrize(
-    ("microbatch", "batch", "context", "width", "rows_of_a_pass"),
+    ("bounds", "batch", "context", "width", "rows_of_a_pass"),
     [
-        (64, 256, 2048, 512, 64),  # configs/gpu.yaml
-        (64, 32, 2048, 512, 32),  # no more than there are
-        (5, 16, 16, 16, 4),  # a divisor
-        (0, 8, 256, 128, 8),  # configs/cpu.yaml: all at once
-        (0, 16, 256, 256, 4),
-        (0, 6, 256, 512, 2),
-        (0, 13, 256, 512, 1),
-        (0, 4, 65536, 512, 1),  # one row at least
+        ({}, 256, 2048, 512, 256),
+        ({"microbatch": 64}, 256, 2048, 512, 64),  # configs/gpu.yaml
+        ({"microbatch": 64}, 32, 2048, 512, 32),  # no more than there are
+        ({"microbatch": 5}, 16, 16, 16, 4),  # a divisor
+        ({"pass_size": 2**18}, 8, 256, 128, 8),  # configs/cpu.yaml: all at once
+        ({"pass_size": 2**18}, 16, 256, 256, 4),
+        ({"pass_size": 2**18}, 6, 256, 384, 2),
+        ({"pass_size": 2**18}, 4, 65536, 512, 1),  # one row at least
+        ({"pass_size": 2**18, "microbatch": 2}, 16, 256, 256, 2),
+        ({"pass_size": 2**18, "microbatch": 8}, 16, 256, 256, 4),
     ],
 )
-def test_a_pass_takes_as_many_rows_as_asked_or_as_a_cache_holds(microbatch, batch, context, width, rows_of_a_pass):
-    h = recipe.hyperparameters({"microbatch": microbatch, "width": width, "head_size": 16})
+def test_a_pass_takes_the_most_rows_within_both_bounds(bounds, batch, context, width, rows_of_a_pass):
+    h = recipe.hyperparameters(bounds | {"width": width, "head_size": 16})
     assert recipe.rows_at_a_time(batch, context, h) == rows_of_a_pass
 
 
-@pytest.mark.parametrize("how", ["asked", "cached"])
-def test_microbatches_equal_the_whole_batch(how, monkeypatch):
+@pytest.mark.parametrize("bound", [{"microbatch": 2}, {"pass_size": 2 * TINY["context"] * TINY["width"]}])
+def test_microbatches_equal_the_whole_batch(bound):
     traced, init, step, _ = tiny()
+    parts = tiny(**bound)[2]
     state = init(jnp.uint32(0), traced)
-    whole, loss = step(state, rows(), jnp.float32(0), traced)
-    if how == "cached":
-        monkeypatch.setattr(recipe, "CACHED_ACTIVATIONS", 2 * TINY["context"] * TINY["width"])
-    h = recipe.hyperparameters(TINY | ({"microbatch": 2} if how == "asked" else {}))
-    parts = jax.make_jaxpr(recipe.build(h).train_step)(state, rows(), jnp.float32(0), traced)
-    assert "length=2" in str(parts)  # a loop over two pairs of rows
-    split, split_loss = jax.jit(recipe.build(h).train_step)(state, rows(), jnp.float32(0), traced)
+    assert "length=2" in str(jax.make_jaxpr(parts)(state, rows(), jnp.float32(0), traced))  # a loop over pairs of rows
+    (whole, loss), (split, split_loss) = (
+        step(state, rows(), jnp.float32(0), traced),
+        parts(state, rows(), jnp.float32(0), traced),
+    )
     np.testing.assert_allclose(loss["loss"], split_loss["loss"], rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), whole["params"], split["params"])
     with pytest.raises(AssertionError):
@@ -179,7 +180,7 @@ def test_every_traced_hyperparameter_changes_the_step(name):
 
 STATIC = {
     "vocab_size": 50, "context": 32, "depth": 2, "width": 32, "head_size": 4, "queries_per_kv": 2, "mlp_ratio": 3,
-    "value_embeddings": False, "window_pattern": "L", "short_window": 0.5, "batch": 8, "microbatch": 2,
+    "value_embeddings": False, "window_pattern": "L", "short_window": 0.5, "batch": 8, "microbatch": 2, "pass_size": 512,
     "dtype": "bfloat16",
 }  # fmt: skip
 
@@ -253,6 +254,7 @@ def test_bounds_and_docs():
         ({"window_pattern": ""}, "window_pattern: ''"),
         ({"short_window": 0}, "short_window: 0.0"),
         ({"microbatch": -1}, "microbatch: -1 must be"),
+        ({"pass_size": -1}, "pass_size: -1 must be"),
         ({"dtype": "float16"}, "dtype: 'float16'"),
     ],
 )
