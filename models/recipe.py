@@ -36,6 +36,7 @@ class Hyperparameters:
     # The laboratory's own; no bounds, so nobody searches them.
     vocab_size: int = static(2048, doc="tokens in the vocabulary")
     context: int = static(256, doc="tokens that predict, in training rows and in evaluation")
+    pass_size: int = static(0, doc="tokens x width of one forward and backward pass, at most; 0: no bound")
 
     # Shape
     depth: int = static(2, low=1, high=8, doc="blocks")
@@ -52,7 +53,6 @@ class Hyperparameters:
     # Batch
     batch: int = static(16, choices=(4, 8, 16, 32, 64, 128), doc="rows of one step")
     microbatch: int = static(0, choices=(0,), doc="rows of one forward and backward pass, at most; 0: no bound")
-    pass_size: int = static(0, choices=(0,), doc="tokens x width of one pass, at most, but for one row; 0: no bound")
     dtype: str = static("float32", choices=("float32", "bfloat16"), doc="of activations; parameters stay float32")
 
     # Initial values

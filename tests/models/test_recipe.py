@@ -227,7 +227,7 @@ def test_bounds_and_docs():
     for name, field in FIELDS.items():
         low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
         assert field.metadata["doc"], name
-        if name in ("vocab_size", "context"):
+        if name in ("vocab_size", "context", "pass_size"):
             assert (low, high, choices) == (None, None, ())
         elif choices:
             assert field.default in choices, name
@@ -240,7 +240,7 @@ def test_bounds_and_docs():
     ("config", "complaint"),
     [
         ({"depht": 2}, "depht: no such hyperparameter; did you mean depth?"),
-        ({"zzz": 2}, "zzz: no such hyperparameter; there are vocab_size, context, depth"),
+        ({"zzz": 2}, "zzz: no such hyperparameter; there are vocab_size, context, pass_size"),
         ({"depth": 2.5}, "depth: 2.5 is not a valid int"),
         ({"depth": True}, "depth: True is not"),
         ({"depth": 0}, "depth: 0 must be at least 1"),
