@@ -372,10 +372,12 @@ def load_config(
     kind: type[Config] = StudyConfig,
     *,
     options: Mapping[str, object] | None = None,
+    with_hyperparameters: bool = True,
 ) -> Config:
     """The settings of `file` (all defaults when None) with `overrides` ("key.sub=value") on top, and `options` on these.
 
     Overrides are YAML. Options are values as they are, by dotted key: a path may hold what means something in YAML.
+    with_hyperparameters: whether those in `file` count.
     Raises `ConfigurationError` that names the offending key.
     """
     from omegaconf import DictConfig, OmegaConf  # here: most commands read no such file
@@ -391,6 +393,8 @@ def load_config(
         ) from None
     if not isinstance(base, DictConfig):
         raise ConfigurationError(f"--config: {file} holds no settings.", fix="`key: value` lines are expected.")
+    if not with_hyperparameters and isinstance(base.get("subject"), DictConfig):
+        base.subject.pop("hyperparameters", None)
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip():

@@ -13,9 +13,10 @@ import click
 from rich.console import Console
 
 from jaxresearch.cli.moving import TurnConsole
-from jaxresearch.config import StudyConfig, TournamentConfig, load_config
+from jaxresearch.config import Config, StudyConfig, TournamentConfig, load_config
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.levels import LEVELS
+from jaxresearch.text import quoted
 
 
 class Output:
@@ -97,18 +98,42 @@ def ray_option(command: Callable) -> Callable:
     )(command)
 
 
-def make_config(config_file: Path | None, settings: tuple[str, ...], **options: object) -> StudyConfig:
+def make_config(
+    config_file: Path | None, settings: tuple[str, ...], output: Output | None = None, **options: object
+) -> StudyConfig:
     """The configuration of a command: the file (or the default for this machine), --set, then the named options.
 
-    options: dotted keys with `__` for the dot; None means that the option was not given.
+    options: dotted keys with `__` for the dot; None means that the option was not given. output: is told what was left out.
     """
-    return load_config(config_file or default_config_file(), settings, options=_given(options))
+    return _merged(config_file, default_config_file(), settings, options, StudyConfig, output)
 
 
-def make_tournament_config(config_file: Path | None, settings: tuple[str, ...], **options: object) -> TournamentConfig:
+def make_tournament_config(
+    config_file: Path | None, settings: tuple[str, ...], output: Output | None = None, **options: object
+) -> TournamentConfig:
     """`make_config` for a tournament; its own default file is configs/tournament.yaml."""
-    file = config_file or configs_folder() / "tournament.yaml"
-    return load_config(file, settings, TournamentConfig, options=_given(options))
+    return _merged(config_file, configs_folder() / "tournament.yaml", settings, options, TournamentConfig, output)
+
+
+def _merged(
+    file: Path | None,
+    default: Path,
+    settings: tuple[str, ...],
+    options: dict[str, object],
+    kind: type[Config],
+    output: Output | None,
+) -> Config:
+    """Nobody asked for the hyperparameters in a default file: they are its subject's, and no other one gets them."""
+    merged = load_config(file or default, settings, kind, options=_given(options))
+    source, its_own = merged.subject.source, load_config(default, kind=kind).subject
+    if file is not None or source == its_own.source or not its_own.hyperparameters:
+        return merged
+    if output is not None:
+        output.note(
+            f"{source} begins with its own hyperparameters; those in {default.name} are of {its_own.source} "
+            f"(--config {quoted(default)} sets them nevertheless)"
+        )
+    return load_config(default, settings, kind, options=_given(options), with_hyperparameters=False)
 
 
 def _given(options: dict[str, object]) -> dict[str, object]:

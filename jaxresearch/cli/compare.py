@@ -129,7 +129,7 @@ def _wanted(
     from jaxresearch.strategy import strategy_names
     from jaxresearch.tournament.plan import make_arms
 
-    config = make_tournament_config(config_file, settings, **asked)
+    config = make_tournament_config(config_file, settings, output, **asked)
     chosen, notes = make_arms(config, strategy_names())
     if len(chosen) < 2:
         raise ConfigurationError("--strategy: one arm has nothing to be compared with.", fix="Name another.")

@@ -79,6 +79,7 @@ def run(
     config = make_config(
         config_file,
         settings,
+        output,
         strategy__name=strategy,
         experiments=experiments,
         max_seconds=max_seconds,

@@ -53,7 +53,7 @@ def train(
     elif experiment is not None:
         raise click.UsageError("--experiment needs --study.")
     else:
-        config = make_config(config_file, settings, budget=budget, corpus__source=corpus, **mesh)
+        config = make_config(config_file, settings, output, budget=budget, corpus__source=corpus, **mesh)
         candidate, begun_with = load_subject(config.subject.source, config.subject.hyperparameters), None
     with RunDisplay(output) as display:
         config = config.requiring(require_sandbox)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jaxresearch.cli import common
+from jaxresearch.cli.common import Output
 from jaxresearch.report.build import read_record
 from tests.cli.conftest import Result
 from tests.cli.test_docs_commands import lines_of
@@ -61,6 +63,30 @@ def test_a_wrong_hyperparameter_is_one_line(desk: Path, settings: Path, command:
     )
     assert result.status == 2
     assert "heads: no such hyperparameter; there are vocab_size," in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("machine", ["cpu", "gpu", "tpu"])
+def test_a_default_file_s_hyperparameters_are_of_its_own_subject(
+    machine: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    default = common.configs_folder() / f"{machine}.yaml"
+    monkeypatch.setattr(common, "default_config_file", lambda: default)
+    ours, other, output = (), ("subject.source=recurrence",), Output(as_json=False, quiet=False)
+    its_own = yaml.safe_load(default.read_text())["subject"]["hyperparameters"]
+    assert common.make_config(None, ours, output).subject.hyperparameters == its_own
+    assert capsys.readouterr().err == ""
+    assert common.make_config(None, other, output).subject.hyperparameters == {}
+    assert f"recurrence begins with its own hyperparameters; those in {machine}.yaml" in capsys.readouterr().err
+    asked = common.make_config(None, (*other, "subject.hyperparameters.width=16"))
+    assert asked.subject.hyperparameters == {"width": 16}
+    assert asked.budget == common.make_config(None, ours).budget
+    assert common.make_config(default, other, output).subject.hyperparameters == its_own  # somebody asked for the file
+    assert capsys.readouterr().err == ""
+
+
+def test_a_tournament_of_another_subject_has_its_own_hyperparameters():
+    assert common.make_tournament_config(None, ()).subject.hyperparameters == {"batch": 8}
+    assert common.make_tournament_config(None, ("subject.source=recurrence",)).subject.hyperparameters == {}
 
 
 def test_the_installed_package_has_a_name(desk: Path, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch):
