@@ -12,6 +12,7 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +22,7 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunRequest
 from jaxresearch.execution.hosts import Hosts
 from jaxresearch.execution.peers import LEFT_STATUS, Follower, join
-from jaxresearch.execution.worker import Worker, WorkerSettings, end_with
+from jaxresearch.execution.worker import Worker, WorkerSettings, end_outgrown, end_with
 from jaxresearch.machine import usable_memory_bytes
 from jaxresearch.program.program import program_folder
 from jaxresearch.scratch import Scratch
@@ -53,6 +54,7 @@ def main() -> None:
         except JaxresearchError as error:
             peers.link.send(error=str(error))
             refuse(str(error))
+        threading.Thread(target=watch_memory, args=(settings, say), daemon=True).start()
         peers.link.send(ready=True)
         requests = _requests(peers)
         worker = Worker(settings, say, peers)
@@ -98,6 +100,11 @@ def _settings(peers: Follower, scratch: Path, say: Any) -> WorkerSettings:
     folders = {"corpus": answer["folder"], "compilation_cache": answer["cache"], "programs": scratch}
     facts: dict[str, Any] = {name: Path(folder) for name, folder in folders.items()}
     return settings.model_copy(update=facts | {"memory_bytes": usable_memory_bytes()})
+
+
+def watch_memory(settings: WorkerSettings, say: Callable[..., None]) -> None:
+    """End this process, with the reason, before a program that it compiles takes all the memory of its machine."""
+    end_outgrown(settings, lambda *, outgrown: say(error=f"out of memory: {outgrown}"))
 
 
 def _requests(peers: Follower) -> queue.SimpleQueue[dict[str, Any] | None]:

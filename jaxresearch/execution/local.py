@@ -233,7 +233,7 @@ class LocalExecutor:
                 yield await self._awake()
             return
         async with self._aside_lock:
-            if self._aside is not None and not self._aside.alive:
+            if self._aside is not None and (not self._aside.alive or self._aside.leaks):
                 await self._aside.kill()
                 self._aside = None
             if self._aside is None:

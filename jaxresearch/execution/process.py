@@ -83,7 +83,7 @@ class Confinement:
 class WorkerProcess:
     """One running worker. `facts` says device, platform, threads and the version of jax.
 
-    programs: that it was asked to run. leaks: it said after its last run that it holds more and more memory.
+    programs: that it was asked to run. leaks: it said, after a run or as a verifier, that it holds more and more memory.
     """
 
     def __init__(

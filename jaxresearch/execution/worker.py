@@ -134,7 +134,9 @@ def main() -> None:
         try:
             match request["do"]:
                 case "verify":
-                    say(result=worker.verify(VerifyRequest.model_validate(request["request"])))
+                    verified = worker.verify(VerifyRequest.model_validate(request["request"]))
+                    # What trains is asked after its runs; what only verifies has no others.
+                    say(result=verified, leaks=settings.verifies_for is not None and worker.leaks())
                 case "run":
                     asked = RunRequest.model_validate(request["request"])
                     if leader is not None:
@@ -316,7 +318,7 @@ class Worker:
         return run_program(self, request).model_dump(mode="json")
 
     def leaks(self) -> bool:
-        """To be asked after each run: whether another process should do the next."""
+        """To be asked after each run, or verification where there are none: whether another process should do the next."""
         on_device = int((self.device.memory_stats() or {}).get("bytes_in_use", 0))
         return any([self._own_memory.grew(held_bytes()), self._device_memory.grew(on_device)])
 

@@ -17,7 +17,7 @@ import pytest
 
 from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution import housing, local
-from jaxresearch.execution.base import RunProgress
+from jaxresearch.execution.base import RunProgress, TracedCandidate
 from jaxresearch.execution.process import WorkerOutgrownError, WorkerProcess, worker_environment
 from jaxresearch.execution.running import _batches
 from jaxresearch.execution.worker import Leaks
@@ -296,6 +296,25 @@ async def _told(worker: WorkerProcess, message: dict) -> None:
     await worker._answer({"run": 5.0}, "run", lambda _: None)
 
 
+def test_a_verifier_beside_a_run_is_replaced_after_a_leak(laboratory, monkeypatch):
+    executor = laboratory.executor
+    monkeypatch.setattr(executor, "_running", 1)
+
+    async def verifier() -> WorkerProcess:
+        async with executor._verifier() as worker:
+            return worker
+
+    first = laboratory.runner.run(verifier())
+    assert isinstance(laboratory.trace(edited(config={"mlp_ratio": 7})), TracedCandidate)
+    assert laboratory.runner.run(verifier()) is first
+    laboratory.runner.run(_told(first, {"result": {}, "leaks": True}))
+    second = laboratory.runner.run(verifier())
+    assert second is not first
+    assert not first.alive
+    assert isinstance(laboratory.trace(edited(config={"mlp_ratio": 6})), TracedCandidate)
+    assert laboratory.runner.run(verifier()) is second
+
+
 def test_what_stays_after_a_run_is_a_leak_when_it_grows():
     tiny, small, large = Leaks(10**9), Leaks(5 * 10**9), Leaks(64 * 10**9)
     assert [tiny.grew(tenths * 10**8) for tenths in (3, 6, 7, 8)] == [False, False, False, True]
@@ -305,6 +324,22 @@ def test_what_stays_after_a_run_is_a_leak_when_it_grows():
     if sys.platform == "linux":
         assert held_bytes() - before > 40_000_000
     del block
+
+
+WATCHED = """
+import sys
+from jaxresearch.execution.follower import watch_memory
+from jaxresearch.execution.worker import WorkerSettings
+watch_memory(WorkerSettings.model_validate_json(sys.argv[1]), lambda **said: print(said, flush=True))
+"""
+
+
+def test_a_follower_that_outgrows_its_memory_says_so_and_ends(laboratory):
+    settings = laboratory.executor._settings.model_copy(update={"memory_bytes": 1_000_000})
+    command = [sys.executable, "-c", WATCHED, settings.model_dump_json()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"{'error': 'out of memory: .* GB were held, and there are 0.0 GB'}\n", done.stdout)
 
 
 def test_a_program_larger_than_the_memory_is_a_crash_with_sizes(laboratory):
