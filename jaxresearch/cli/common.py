@@ -16,6 +16,7 @@ from jaxresearch.cli.moving import TurnConsole
 from jaxresearch.config import Config, StudyConfig, TournamentConfig, load_config
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.levels import LEVELS
+from jaxresearch.subjects import load_subject
 from jaxresearch.text import quoted
 
 
@@ -129,6 +130,7 @@ def _merged(
     if file is not None or source == its_own.source or not its_own.hyperparameters:
         return merged
     if output is not None:
+        load_subject(source, {})  # where there is none, that is all there is to say
         output.note(
             f"{source} begins with its own hyperparameters; those in {default.name} are of {its_own.source} "
             f"(--config {quoted(default)} sets them nevertheless)"

@@ -67,7 +67,7 @@ def test_a_wrong_hyperparameter_is_one_line(desk: Path, settings: Path, command:
 
 @pytest.mark.parametrize("machine", ["cpu", "gpu", "tpu"])
 def test_a_default_file_s_hyperparameters_are_of_its_own_subject(
-    machine: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    machine: str, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     default = common.configs_folder() / f"{machine}.yaml"
     monkeypatch.setattr(common, "default_config_file", lambda: default)
