@@ -372,12 +372,12 @@ def load_config(
     kind: type[Config] = StudyConfig,
     *,
     options: Mapping[str, object] | None = None,
-    with_hyperparameters: bool = True,
+    of_subject: bool = True,
 ) -> Config:
     """The settings of `file` (all defaults when None) with `overrides` ("key.sub=value") on top, and `options` on these.
 
     Overrides are YAML. Options are values as they are, by dotted key: a path may hold what means something in YAML.
-    with_hyperparameters: whether those in `file` count.
+    of_subject: whether what `file` says of hyperparameters counts: values, and those that a tournament's arms search.
     Raises `ConfigurationError` that names the offending key.
     """
     from omegaconf import DictConfig, OmegaConf  # here: most commands read no such file
@@ -393,8 +393,9 @@ def load_config(
         ) from None
     if not isinstance(base, DictConfig):
         raise ConfigurationError(f"--config: {file} holds no settings.", fix="`key: value` lines are expected.")
-    if not with_hyperparameters and isinstance(base.get("subject"), DictConfig):
-        base.subject.pop("hyperparameters", None)
+    for part, key in (("subject", "hyperparameters"), ("tournament", "options")):
+        if not of_subject and isinstance(base.get(part), DictConfig):
+            base[part].pop(key, None)
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip():

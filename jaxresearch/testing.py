@@ -57,7 +57,7 @@ def check_strategy(
     """Run `factory` through all checks. options: its own, as under `strategy.*`.
 
     llm: a name, as after `--llm`, or a pydantic-ai model, such as a FunctionModel. It must answer deterministically.
-    Called in a process's main thread, it also ends rounds that compute without an `await` for `ROUND_SECONDS`.
+    Called in a process's main thread, it also ends rounds that compute for a minute without an `await`.
     """
     given = dict(options or {})
     check_options(factory, given)

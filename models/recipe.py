@@ -190,7 +190,7 @@ def _traced_defaults(h):
 
 def rows_at_a_time(B, T, h):
     """How many of B rows of T tokens one pass takes: the most that divide B and keep to both bounds, or one."""
-    most = min(h.microbatch or B, max(1, h.pass_size // (T * h.width)) if h.pass_size else B)
+    most = min(B, h.microbatch or B, max(1, h.pass_size // (T * h.width)) if h.pass_size else B)
     return max(rows for rows in range(1, most + 1) if B % rows == 0)
 
 

@@ -100,42 +100,49 @@ def ray_option(command: Callable) -> Callable:
 
 
 def make_config(
-    config_file: Path | None, settings: tuple[str, ...], output: Output | None = None, **options: object
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    output: Output | None = None,
+    *,
+    continues: bool = False,
+    **options: object,
 ) -> StudyConfig:
     """The configuration of a command: the file (or the default for this machine), --set, then the named options.
 
     options: dotted keys with `__` for the dot; None means that the option was not given. output: is told what was left out.
+    continues: the subject is another study's winner, with its values.
     """
-    return _merged(config_file, default_config_file(), settings, options, StudyConfig, output)
+    if config_file is not None:
+        return load_config(config_file, settings, options=_given(options))
+    if continues:
+        return load_config(default_config_file(), settings, options=_given(options), of_subject=False)
+    return _of_default(default_config_file(), settings, options, StudyConfig, output)
 
 
 def make_tournament_config(
     config_file: Path | None, settings: tuple[str, ...], output: Output | None = None, **options: object
 ) -> TournamentConfig:
     """`make_config` for a tournament; its own default file is configs/tournament.yaml."""
-    return _merged(config_file, configs_folder() / "tournament.yaml", settings, options, TournamentConfig, output)
+    if config_file is not None:
+        return load_config(config_file, settings, TournamentConfig, options=_given(options))
+    return _of_default(configs_folder() / "tournament.yaml", settings, options, TournamentConfig, output)
 
 
-def _merged(
-    file: Path | None,
-    default: Path,
-    settings: tuple[str, ...],
-    options: dict[str, object],
-    kind: type[Config],
-    output: Output | None,
+def _of_default(
+    file: Path, settings: tuple[str, ...], options: dict[str, object], kind: type[Config], output: Output | None
 ) -> Config:
-    """Nobody asked for the hyperparameters in a default file: they are its subject's, and no other one gets them."""
-    merged = load_config(file or default, settings, kind, options=_given(options))
-    source, its_own = merged.subject.source, load_config(default, kind=kind).subject
-    if file is not None or source == its_own.source or not its_own.hyperparameters:
+    """Nobody asked for what a default file says of hyperparameters: it is of its own subject, and no other one gets it."""
+    merged = load_config(file, settings, kind, options=_given(options))
+    source, meant = merged.subject.source, load_config(file, kind=kind).subject.source
+    if source == meant:
         return merged
     if output is not None:
         load_subject(source, {})  # where there is none, that is all there is to say
         output.note(
-            f"{source} begins with its own hyperparameters; those in {default.name} are of {its_own.source} "
-            f"(--config {quoted(default)} sets them nevertheless)"
+            f"{source} begins with its own hyperparameters; those in {file.name} are of {meant} "
+            f"(--config {quoted(file)} sets them nevertheless)"
         )
-    return load_config(default, settings, kind, options=_given(options), with_hyperparameters=False)
+    return load_config(file, settings, kind, options=_given(options), of_subject=False)
 
 
 def _given(options: dict[str, object]) -> dict[str, object]:

@@ -80,6 +80,7 @@ def run(
         config_file,
         settings,
         output,
+        continues=start_from is not None,
         strategy__name=strategy,
         experiments=experiments,
         max_seconds=max_seconds,

@@ -48,7 +48,7 @@ async def follow(
             await worker.kill()
         if joined:
             last_joined, patience = loop.time(), hosts.join_seconds
-            note(f"process 0 or its worker went away ({problem}); waiting up to {patience} s for it")
+            note(f"cut off from process 0 ({problem}); waiting up to {patience} s for it")
         elif loop.time() > last_joined + patience:
             raise JaxresearchError(
                 f"{problem}.", fix="See what process 0 says, then start the same command on all hosts."

@@ -84,9 +84,21 @@ def test_a_default_file_s_hyperparameters_are_of_its_own_subject(
     assert capsys.readouterr().err == ""
 
 
-def test_a_tournament_of_another_subject_has_its_own_hyperparameters():
-    assert common.make_tournament_config(None, ()).subject.hyperparameters == {"batch": 8}
-    assert common.make_tournament_config(None, ("subject.source=recurrence",)).subject.hyperparameters == {}
+def test_a_tournament_of_another_subject_sets_and_searches_its_own_hyperparameters():
+    ours = common.make_tournament_config(None, ())
+    assert ours.subject.hyperparameters == {"batch": 8}
+    assert "mlp_ratio" in ours.tournament.options["random_search"]["names"]
+    other = common.make_tournament_config(None, ("subject.source=recurrence",))
+    assert (other.subject.hyperparameters, other.tournament.options) == ({}, {})
+    assert other.tournament.flops == ours.tournament.flops
+
+
+@pytest.mark.parametrize("machine", ["cpu", "gpu"])
+def test_who_goes_on_from_a_winner_is_not_held_to_a_default_file(machine: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(common, "default_config_file", lambda: common.configs_folder() / f"{machine}.yaml")
+    assert common.make_config(None, (), continues=True).subject.hyperparameters == {}
+    asked = common.make_config(None, ("subject.hyperparameters.batch=4",), continues=True)
+    assert asked.subject.hyperparameters == {"batch": 4}, "that is refused where it is not the winner's"
 
 
 def test_the_installed_package_has_a_name(desk: Path, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch):

@@ -326,6 +326,28 @@ def test_what_stays_after_a_run_is_a_leak_when_it_grows():
     del block
 
 
+LEAKING = """
+from jaxresearch.execution import worker
+worker.Leaks.grew = lambda self, held_bytes: True
+worker.main()
+"""
+
+
+@pytest.mark.parametrize("verifies_for", ["cpu", None])
+def test_only_a_process_that_does_no_runs_is_judged_by_its_verifications(laboratory, tmp_path, verifies_for):
+    settings = laboratory.executor._settings.model_copy(update={"verifies_for": verifies_for})
+    (tmp_path / "0").write_bytes(b"no module")
+    asked = {"folder": str(tmp_path), "count": 1, "traced": [], "phases": [], "leaves": [], "metrics": []}
+    done = subprocess.run(
+        [sys.executable, "-c", LEAKING, settings.model_dump_json()],
+        input=json.dumps({"do": "verify", "request": asked}) + "\n",
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    _, verified = map(json.loads, done.stdout.splitlines())
+    assert "refused" in verified["result"], verified
+    assert verified["leaks"] is (verifies_for is not None)
+
+
 WATCHED = """
 import sys
 from jaxresearch.execution.follower import watch_memory

@@ -14,7 +14,6 @@ from jaxresearch.config import StudyConfig
 from jaxresearch.data import Corpus
 from jaxresearch.errors import ConfigurationError
 from jaxresearch.execution.base import RunRequest, workers_of
-from jaxresearch.execution.cluster.keeper import _own_cores, _share_of_memory
 from jaxresearch.execution.local import LocalExecutor
 from jaxresearch.execution.pins import Pin, accelerators_here, count_workers, make_pins, run_on_own_cores
 from jaxresearch.execution.pool import WorkerPool, local_executor
@@ -182,11 +181,3 @@ def test_two_workers_give_the_verdicts_and_scores_of_one(
     runs = [stored.event.outcome for stored in two.events() if isinstance(stored.event, RunFinished)]
     assert {run.threads for run in runs if isinstance(run, CompletedRun)} == {1}
     assert (alone, at_once) == (1, 2)
-
-
-def test_keepers_of_one_node_have_cores_and_a_part_of_its_memory_each():
-    there = sorted(os.sched_getaffinity(0))
-    own = [_own_cores(number, 1) for number in range(len(there) + 1)]
-    assert own == [*([core] for core in there), []], "one more than there are cores has none of its own"
-    assert sum(_share_of_memory(each) for each in own[:-1]) == pytest.approx(1.0)
-    assert _share_of_memory([]) == 1.0

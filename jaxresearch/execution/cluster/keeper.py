@@ -27,7 +27,6 @@ from jaxresearch.errors import JaxresearchError
 from jaxresearch.execution.base import RunProgress, RunRequest
 from jaxresearch.execution.cluster import parcels
 from jaxresearch.execution.local import LocalExecutor
-from jaxresearch.execution.pins import Pin
 from jaxresearch.execution.worker import WorkerSettings
 from jaxresearch.program.program import program_folder
 
@@ -68,7 +67,6 @@ class Keeper:
             "programs": self._shipped / "programs",
             "runs": self._folder / "runs",
             "compilation_cache": cache / "xla",
-            "pin": Pin(share=_share_of_memory(self._cores)),
         }
         settings = self._order.settings.model_copy(update=folders)
         self._runner = LocalExecutor(
@@ -217,11 +215,6 @@ def _try_lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def _share_of_memory(own: list[int]) -> float:
-    """A keeper's part of its node's memory: that of its cores, and all where it has none of its own."""
-    return len(own) / len(os.sched_getaffinity(0)) if own else 1.0
 
 
 def _own_cores(number: int, threads: int | None) -> list[int]:
