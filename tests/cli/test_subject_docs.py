@@ -86,7 +86,7 @@ def test_a_default_file_s_hyperparameters_are_of_its_own_subject(
 
 def test_a_tournament_of_another_subject_sets_and_searches_its_own_hyperparameters():
     ours = common.make_tournament_config(None, ())
-    assert ours.subject.hyperparameters == {"batch": 8}
+    assert ours.subject.hyperparameters == {"batch": 8, "pass_size": 262144}
     assert "mlp_ratio" in ours.tournament.options["random_search"]["names"]
     other = common.make_tournament_config(None, ("subject.source=recurrence",))
     assert (other.subject.hyperparameters, other.tournament.options) == ({}, {})
